@@ -8,8 +8,9 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
-.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
+.PHONY: lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,11 +75,16 @@ msrv: deps-build ## build with the oldest Rust that is promised, where rustup ha
 		echo "SKIPPED msrv: Rust $(MSRV) is not installed (rustup toolchain install $(MSRV))"; \
 	fi
 
-fuzz: deps-build ## the fuzz targets, FUZZ_SECONDS each (600)
+fuzz-long: deps-build ## the fuzz targets, FUZZ_SECONDS each (600); prints executions and edges
 	tests/fuzz/run.sh
 
-fuzz-briefly: deps-build ## the same, ten seconds each
-	FUZZ_SECONDS=10 tests/fuzz/run.sh
+fuzz: fuzz-long
+
+fuzz-briefly: deps-build ## the same, five seconds each
+	FUZZ_SECONDS=5 tests/fuzz/run.sh
+
+fuzz-seeded: deps-build ## that each fuzz target finds the bug of its patch in tests/fuzz/seeded
+	tests/fuzz/seeded.sh
 
 lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab
@@ -101,6 +107,9 @@ lab-intel-all: deps-intel ## the same with all tiny guests
 deb: deps-build man ## the Debian package, into target/deb
 	cargo build --release --package mini-vmm --bins
 	resources/package/deb.sh target/release target/man target/deb
+
+image: build ## a container image of the static programs (OCI), into target/image
+	resources/package/image.sh target/$(TARGET)/release target/image
 
 fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
 	cargo test --test fleet

@@ -88,9 +88,10 @@ pub fn run(
     api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
-    // This call forks, so the process must still have a single thread. A device for which a call of
-    // an earlier run sleeps is refused. `managed` is dropped after the machine: the host gets its
-    // devices back when the VM no longer uses them.
+    sandbox::begin(confined, console::restore)?;
+    // Taking devices forks, so the process must still have a single thread. A device for which a
+    // call of an earlier run sleeps is refused. `managed` is dropped after the machine: the host
+    // gets its devices back when the VM no longer uses them.
     let later = config.ports.count > 0
         || api_socket.is_wanted()
         || (confined != Mode::Off && !config.vfio.is_empty());
@@ -102,11 +103,7 @@ pub fn run(
     let binder = managed.as_ref().and_then(Managed::binder);
     let _calls = Calls(Arc::clone(&opener), binder.clone());
     // The other processes are there, and this one has no other thread yet.
-    sandbox::prepare(
-        confined,
-        &confinement(&config, &api_socket),
-        console::restore,
-    )?;
+    sandbox::prepare(&confinement(&config, &api_socket))?;
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;

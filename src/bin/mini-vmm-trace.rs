@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
+use trace::kernel::source::Source;
 use trace::output::emitter::{Emitter, Output};
 use trace::output::html::output::Html;
 use trace::output::json::Lines;
@@ -49,14 +50,17 @@ fn main() -> ExitCode {
             );
         }
     };
+    let kernel = args.kernel.then(kernel).flatten();
     let reader = args.output.is_none() && io::stderr().is_terminal();
-    let emitter = Emitter::new(outputs, args.filter()).looked_at(reader);
+    let emitter = Emitter::new(outputs, args.filter(), kernel).looked_at(reader);
     let mut world = World::new(emitter);
-    let end = engine::trace(&mut world, args.command);
+    let end = engine::trace(&mut world, args.command, !args.no_filter);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
     }
-    world.out.end();
+    if let Err(e) = world.out.end() {
+        say(&e.to_string(), Some(e.hint()));
+    }
     match end {
         Ok(End::Status(status)) => ExitCode::from(status as u8),
         Ok(End::Signal(signal)) => {
@@ -65,6 +69,23 @@ fn main() -> ExitCode {
         }
         Err(_) => ExitCode::from(FAILED),
     }
+}
+
+/// The kernel's events. Without them, the rest is shown.
+fn kernel() -> Option<Source> {
+    let source = match Source::new() {
+        Ok(source) => source,
+        Err(e) => {
+            say(&e.to_string(), Some(e.hint()));
+            return None;
+        }
+    };
+    if !source.missing().is_empty() {
+        let missing = source.missing().join(", ");
+        let text = format!("the kernel has no event {missing}; the others are shown");
+        say(&text, Some("see /sys/kernel/tracing/available_events"));
+    }
+    Some(source)
 }
 
 fn outputs(
@@ -111,10 +132,14 @@ fn fail(
     status: u8,
 ) -> ExitCode {
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    say(&format!("{text}{cause}"), hint);
+    ExitCode::from(status)
+}
+
+fn say(text: &str, hint: Option<&str>) {
     // Nobody may read standard error.
-    let _ = writeln!(io::stderr(), "mini-vmm trace: {text}{cause}");
+    let _ = writeln!(io::stderr(), "mini-vmm trace: {text}");
     if let Some(hint) = hint {
         let _ = writeln!(io::stderr(), "hint: {hint}");
     }
-    ExitCode::from(status)
 }

@@ -18,6 +18,7 @@ use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::plug::AddError;
 use vmm::plug::host_side::Claims;
+use vmm::sandbox;
 use vmm::sys::packets::Packets;
 use vmm::sys::process::{self, Process};
 
@@ -96,7 +97,8 @@ impl Binder {
         let (ours, theirs) = Packets::pair()?;
         let theirs = std::os::fd::OwnedFd::from(theirs);
         let child = process::detach(c"vmm-binder", &[&theirs], || {
-            if let Ok(socket) = theirs.try_clone() {
+            // A process that is not confined does nothing for a run that is.
+            if let (Ok(()), Ok(socket)) = (sandbox::enter_helper(), theirs.try_clone()) {
                 serve(&Packets::from(socket), &Host::with_limit(limit), run);
             }
         })?;
@@ -250,7 +252,7 @@ impl Drop for Binder {
 }
 
 /// Answers requests until the run has ended, has its devices given back, or asks no more.
-fn serve(socket: &Packets, host: &Host, run: Process) {
+pub fn serve(socket: &Packets, host: &Host, run: Process) {
     while let Ok(Some(packet)) = socket.receive() {
         let Some((kind, names)) = packet.bytes.split_first() else {
             return;

@@ -21,6 +21,9 @@ See one descriptor's calls of QEMU, and the counts of all:
 Make one page to look at in a browser, without a network:
   mini-vmm trace -c -o counts --html boot.html -- mini-vmm --kernel bzImage
 
+Follow an interrupt from VFIO's handler into the guest, as root:
+  mini-vmm trace --kernel --only kernel,eventfd -- mini-vmm …
+
 Count only, like strace -c:
   mini-vmm trace --summary-only -- mini-vmm --kernel bzImage
 
@@ -29,11 +32,14 @@ the call with its fields as linux/kvm.h, vfio.h and iommufd.h name them: what
 the program hands in stands in parentheses, what the kernel writes in braces.
 A guest's access stands as `out cfc.4`: port or address, and width in bytes.
 `coalesced` marks writes that KVM kept without an exit; `└` marks calls that
-follow from the exit above. The command runs some times slower.
+follow from the exit above.
 
 You can trace your own programs as an ordinary user; what you start ends with
-the tracer. Exit status: the command's; 125 if it cannot be traced, 126 if it
-cannot be executed, 127 if it cannot be found.";
+the tracer. For root, a seccomp filter lets calls that are never shown run
+without a stop; for others each call stops, and the command is slower.
+
+Exit status: the command's; 125 if it cannot be traced, 126 if it cannot be
+executed, 127 if it cannot be found.";
 
 /// Run a command, and show its KVM, VFIO and iommufd calls, and what its guest does
 #[derive(Clone, Debug, Args)]
@@ -51,7 +57,7 @@ pub struct TraceArgs {
     pub summary_only: bool,
 
     /// Show only these kinds: exit, coalesced, process, memory, or the calls of a file: kvm, vm,
-    /// vcpu, container, group, device, iommufd, eventfd, kvm-device
+    /// vcpu, container, group, device, iommufd, eventfd, kvm-device, kernel
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub only: Vec<Kind>,
 
@@ -71,9 +77,18 @@ pub struct TraceArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 
+    /// Show the kernel's own part of an interrupt's way too, from tracefs; needs root
+    #[arg(long)]
+    pub kernel: bool,
+
     /// Say in half a line what each call is for, and where it is described
     #[arg(long)]
     pub why: bool,
+
+    /// Stop at each system call, as for an ordinary user: slower, but without a seccomp filter,
+    /// which the command could see in itself
+    #[arg(long)]
+    pub no_filter: bool,
 
     /// The command, and its arguments
     #[arg(

@@ -1,20 +1,26 @@
 //! The loop over all traced threads: waits for a stop, looks, and lets the thread go on.
 //!
-//! Every system call of every thread stops twice (PTRACE_SYSCALL). A seccomp filter with
-//! SECCOMP_RET_TRACE would stop for the calls of interest alone, but an ordinary user may install
-//! one only with no_new_privs, which changes what the traced program can execute, and the filter
-//! stays for ever: without its tracer, the calls would fail with ENOSYS.
+//! With the capability SYS_ADMIN, the command gets a seccomp filter (SECCOMP_RET_TRACE): only calls
+//! that may be shown stop, and a second time only if their end matters. The filter stays as long as
+//! the program, and without a tracer its calls would fail with ENOSYS; but the program ends with
+//! its tracer (PTRACE_O_EXITKILL), and the tracer waits for all that it traces.
+//!
+//! An ordinary user may install a filter only with `no_new_privs`, which changes what the program
+//! can execute. There each system call of each thread stops twice (PTRACE_SYSCALL).
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 
 use crate::sys::clock;
-use crate::sys::ptrace::{self, CallStop};
+use crate::sys::ptrace::{self, CallStop, Until};
+use crate::sys::seccomp::Filter;
 use crate::sys::signals;
 use crate::sys::spawn::{Started, Waiting};
 use crate::sys::tick;
 use crate::sys::wait::{Change, wait};
 use crate::watch::calls;
+use crate::watch::descriptors::CLONE_UNTRACED;
 use crate::watch::thread::{Thread, What};
 use crate::watch::world::World;
 
@@ -75,34 +81,41 @@ struct Engine<'a> {
     /// New threads that have stopped before their parent's event, and when.
     early: Vec<(i32, u64)>,
     command: i32,
+    started: Started,
+    /// How far a thread goes on that is in no call.
+    until: Until,
     end: Option<End>,
     /// Whether ticks come.
     ticks: bool,
 }
 
-/// Runs a command to the end of all that it has started, and tells how the command has ended.
+/// Runs a command to the end of all that it has started, and tells how the command has ended. With
+/// `filter`, a seccomp filter is used if the kernel lets it.
 ///
 /// # Errors
 /// The command cannot be started or traced.
-pub fn trace(world: &mut World, command: Vec<std::ffi::OsString>) -> Result<End, TraceError> {
+pub fn trace(world: &mut World, command: Vec<OsString>, filter: bool) -> Result<End, TraceError> {
     let name = command.first().map(|word| word.display().to_string());
-    let waiting = Waiting::new(command).map_err(TraceError::Start)?;
+    let filter = filter.then(|| Filter::new(&calls::WATCHED));
+    let waiting = Waiting::new(command, filter.as_ref()).map_err(TraceError::Start)?;
     let pid = waiting.pid;
     ptrace::seize(pid).map_err(TraceError::Seize)?;
     let _passing = signals::pass_on(pid).map_err(TraceError::Start)?;
-    let mut started = waiting.go();
+    let started = waiting.go();
     let first = world.first(pid);
     let mut engine = Engine {
         world,
         threads: HashMap::from([(pid, first)]),
         early: Vec::new(),
         command: pid,
+        started,
+        until: Until::Call,
         end: None,
         ticks: false,
     };
     engine.run();
     let end = engine.end.unwrap_or(End::Status(0));
-    match failure(&mut started, end) {
+    match failure(&mut engine.started, end) {
         Some(e) => Err(TraceError::Execute(name.unwrap_or_default(), e)),
         None => Ok(end),
     }
@@ -129,6 +142,14 @@ impl Engine<'_> {
     /// ticks.
     fn next(&mut self) -> io::Result<Option<(i32, Change)>> {
         let out = &mut self.world.out;
+        if out.is_due() {
+            let next = wait(false);
+            out.look(matches!(next, Ok(None)));
+            match next {
+                Ok(None) => {}
+                next => return next,
+            }
+        }
         if out.is_looked_at() {
             match wait(false) {
                 Ok(None) => out.flush(),
@@ -156,19 +177,31 @@ impl Engine<'_> {
             Change::Killed(signal) => self.gone(tid, End::Signal(signal)),
             Change::Call => {
                 self.call(tid);
-                ptrace::resume(tid, 0);
+                self.resume(tid, 0);
             }
-            Change::Signal(signal) => ptrace::resume(tid, signal),
+            Change::Signal(signal) => self.resume(tid, signal),
             Change::GroupStop => ptrace::listen(tid),
-            Change::Continued if self.threads.contains_key(&tid) => ptrace::resume(tid, 0),
+            Change::Continued if self.threads.contains_key(&tid) => self.resume(tid, 0),
             // Stopped until the parent's event tells what the thread is.
             Change::Continued => self.early.push((tid, clock::now())),
             Change::Event(event) => {
                 self.event(tid, event);
-                ptrace::resume(tid, 0);
+                self.resume(tid, 0);
             }
         }
+        if let (true, Some(thread)) = (self.world.out.has_kernel(), self.threads.get(&tid)) {
+            let begin = thread.call.as_ref().map(|call| call.time);
+            self.world.out.inside(tid, begin);
+        }
         self.adopt();
+    }
+
+    /// Lets a thread go on: to the end of its call, if that matters.
+    fn resume(&self, tid: i32, signal: i32) {
+        let thread = self.threads.get(&tid);
+        let in_call = thread.is_some_and(|thread| thread.call.is_some());
+        let until = if in_call { Until::Call } else { self.until };
+        ptrace::resume(tid, signal, until);
     }
 
     fn call(&mut self, tid: i32) {
@@ -177,9 +210,17 @@ impl Engine<'_> {
         };
         match ptrace::call(tid) {
             CallStop::Entry(number, args) => {
-                calls::enter(self.world, thread, number, args, clock::now());
+                let is_waited_for = calls::enter(self.world, thread, number, args, clock::now());
+                if self.until == Until::Filter {
+                    follow(tid, thread);
+                    if !is_waited_for {
+                        thread.call = None;
+                    }
+                }
             }
             CallStop::Exit(result) => calls::leave(self.world, thread, result, clock::now()),
+            // As without a tracer.
+            CallStop::Foreign => ptrace::skip(tid),
             CallStop::Other => thread.call = None,
         }
     }
@@ -192,36 +233,42 @@ impl Engine<'_> {
                 }
             }
             libc::PTRACE_EVENT_EXEC => self.exec(tid),
+            libc::PTRACE_EVENT_SECCOMP => self.call(tid),
             _ => {}
         }
     }
 
     fn child(&mut self, parent: i32, tid: i32) {
+        if let Some(old) = self.threads.remove(&tid) {
+            self.world.gone(&old, None);
+        }
         let Some(parent) = self.threads.get_mut(&parent) else {
             return;
         };
         let thread = self.world.child(parent, tid);
         // The parent may stay in vfork(2) for long, and makes no other child there.
-        if let Some(call) = &mut parent.call {
-            call.what = What::Plain;
+        match (&mut parent.call, self.until) {
+            (Some(call), Until::Call) => call.what = What::Plain,
+            (call, _) => *call = None,
         }
-        if let Some(old) = self.threads.insert(tid, thread) {
-            self.world.gone(&old, None);
-        }
+        self.threads.insert(tid, thread);
         if let Some(at) = self.early.iter().position(|early| early.0 == tid) {
             self.early.swap_remove(at);
-            ptrace::resume(tid, 0);
+            self.resume(tid, 0);
         }
     }
 
     /// A thread has executed a program and has become the only one of its process, with the
     /// process's number (ptrace(2), "execve(2) under ptrace").
     fn exec(&mut self, pid: i32) {
+        if pid == self.command && self.started.has_filter() {
+            self.until = Until::Filter;
+        }
         let former = ptrace::message(pid).unwrap_or(pid);
         if former != pid
             && let Some(mut thread) = self.threads.remove(&former)
         {
-            self.world.out.release(former);
+            self.world.out.gone(former);
             thread.tid = pid;
             if let Some(leader) = self.threads.insert(pid, thread) {
                 self.world.gone(&leader, None);
@@ -258,7 +305,7 @@ impl Engine<'_> {
         for (tid, _) in orphans {
             let thread = self.world.orphan(tid);
             self.threads.insert(tid, thread);
-            ptrace::resume(tid, 0);
+            self.resume(tid, 0);
         }
     }
 
@@ -274,6 +321,22 @@ impl Engine<'_> {
         if let Some(thread) = self.threads.remove(&tid) {
             self.world.gone(&thread, Some(how));
         }
+    }
+}
+
+/// Lets no new process escape, whose calls would fail for want of a tracer: CLONE_UNTRACED is taken
+/// from clone(2), and refused to clone3(2) as by a kernel without that call.
+fn follow(tid: i32, thread: &Thread) {
+    let Some(call) = &thread.call else {
+        return;
+    };
+    match call.what {
+        What::Clone(flags) if flags & CLONE_UNTRACED == 0 => {}
+        What::Clone(flags) if call.number == libc::SYS_clone as u64 => {
+            ptrace::set_first_argument(tid, flags & !CLONE_UNTRACED);
+        }
+        What::Clone(_) => ptrace::skip(tid),
+        _ => {}
     }
 }
 
@@ -303,6 +366,8 @@ mod tests {
             threads: HashMap::from(threads),
             early: Vec::new(),
             command: COMMAND,
+            started: Started::default(),
+            until: Until::Call,
             end: None,
             ticks: false,
         };

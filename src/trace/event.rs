@@ -41,6 +41,8 @@ pub enum Body {
     Coalesced(Access, Meaning),
     /// The thread enters KVM_RUN again: the exit is handled.
     Entered,
+    /// Something that the kernel has done by itself (`--kernel`).
+    Kernel(Happened),
     /// Something that is no call: a program that was executed, the end of a process.
     Process(String),
 }
@@ -66,6 +68,17 @@ pub struct Call {
     pub names: Names,
     /// What the call is for.
     pub why: Option<Why>,
+}
+
+/// An event of the kernel's own.
+#[derive(Clone, Debug)]
+pub struct Happened {
+    /// The event's name in tracefs.
+    pub name: &'static str,
+    /// The CPU.
+    pub cpu: u32,
+    /// Its fields.
+    pub fields: Vec<Field>,
 }
 
 /// Names of what stands as a number in the fields.

@@ -21,6 +21,7 @@ const KINDS: &[&str] = &[
     "iommufd-other",
     "eventfd",
     "memory",
+    "kernel",
 ];
 
 /// A kind of event.
@@ -141,6 +142,7 @@ fn kind(event: &Event) -> &'static str {
         Body::Exit(_) => "exit",
         Body::Coalesced(..) => "coalesced",
         Body::Process(_) | Body::Entered => "process",
+        Body::Kernel(_) => "kernel",
         Body::Call(_) => event
             .file
             .as_ref()

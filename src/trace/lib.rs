@@ -7,7 +7,8 @@
 //! | [`files`] | what a descriptor is |
 //! | [`decode`] | the fields of each ioctl; knows no process |
 //! | [`guest`] | exits, coalesced writes, and their meaning on PCI; knows no process |
-//! | [`output`] | text and JSON |
+//! | [`kernel`] | events of the kernel's own, from tracefs |
+//! | [`output`] | text, JSON, Perfetto's format, a page |
 //! | [`event`], [`filter`], [`summary`] | what is shown, which of it, and the counts |
 //! | [`sys`] | system calls on the traced program |
 //!
@@ -28,6 +29,7 @@ pub mod event;
 pub mod files;
 pub mod filter;
 pub mod guest;
+pub mod kernel;
 pub mod output;
 pub mod shared;
 pub mod summary;

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use crate::event::{Body, Event};
 use crate::guest::access::Register;
 use crate::guest::vm::Meaning;
+use crate::kernel::order::Losses;
+use crate::kernel::source::LOST;
 
 /// The most registers and kinds of calls that are counted one by one.
 const MOST: usize = 1 << 16;
@@ -49,6 +51,10 @@ pub struct Summary {
     pub coalesced: u64,
     /// Calls whose numbers are not known.
     pub unknown: u64,
+    /// Events of the kernel's own, by name.
+    pub kernel: HashMap<&'static str, u64>,
+    /// What was lost or shown late, with `--kernel`.
+    pub losses: Option<Losses>,
 }
 
 impl Summary {
@@ -78,6 +84,9 @@ impl Summary {
                 self.coalesced += 1;
                 self.access(access.register, meaning, |accesses| accesses.coalesced += 1);
             }
+            // The number of lost records stands by itself.
+            Body::Kernel(happened) if happened.name == LOST => {}
+            Body::Kernel(happened) => *self.kernel.entry(happened.name).or_default() += 1,
             Body::Entered | Body::Process(_) => {}
         }
     }
@@ -121,6 +130,13 @@ impl Summary {
     /// The names and directions of registers, the most frequent first.
     pub fn names(&self) -> Vec<((String, bool), Accesses)> {
         sorted(&self.names)
+    }
+
+    /// The events of the kernel's own by name.
+    pub fn kernel(&self) -> Vec<(&'static str, u64)> {
+        let mut all: Vec<_> = self.kernel.iter().map(|(name, n)| (*name, *n)).collect();
+        all.sort_unstable();
+        all
     }
 
     /// The reasons by name.

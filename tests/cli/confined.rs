@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Stdio;
 
 use vmm::sandbox::LIMITS;
+use vmm::sandbox::helper::KEPT;
 use vmm::sandbox::ioctls::IOCTLS;
 use vmm_sys_util::tempdir::TempDir;
 
@@ -52,6 +53,37 @@ fn all_confined(pid: u32, names: &[&str]) {
     }
 }
 
+/// The processes that open and bind devices, children of the run, are confined too: no_new_privs, a
+/// filter, and no capability that their table lacks.
+#[track_caller]
+fn helpers_confined(run: u32) {
+    let kept = KEPT.iter();
+    let kept = kept.fold(0, |set, (number, _)| set | 1_u64 << number);
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        // A process may have ended.
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim()
+        };
+        if field("PPid:") == run.to_string() {
+            let name = field("Name:");
+            assert_eq!(
+                [field("Seccomp:"), field("NoNewPrivs:")],
+                ["2", "1"],
+                "{name}"
+            );
+            let set = u64::from_str_radix(field("CapEff:"), 16).unwrap();
+            assert_eq!(set & !kept, 0, "{name}: {set:#x}");
+            found.push(name.to_string());
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["vmm-binder", "vmm-guardian"]);
+}
+
 /// Everything that a run without devices does: two vCPUs, the console, requests, a pause, a reset,
 /// a report, the end by a signal.
 fn lives(mode: &str) {
@@ -82,6 +114,7 @@ fn lives(mode: &str) {
     let check = || {
         if mode == "on" {
             all_confined(guest.run.pid(), &names);
+            helpers_confined(guest.run.pid());
         }
     };
     check();

@@ -2,8 +2,11 @@
 //! the traced program behaves as untraced.
 
 mod behaviour;
+mod filter;
 mod formats;
 mod guests;
+mod kernel;
 mod page;
 mod run;
 mod transcripts;
+mod witness;

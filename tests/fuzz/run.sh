@@ -1,40 +1,33 @@
 #!/usr/bin/env bash
-# Runs every fuzz target, or those named, for FUZZ_SECONDS each (default 600). Inputs that reach new
-# code are kept in target/fuzz/corpus, and those that fail in target/fuzz/failures.
+# Runs every fuzz target, or those named, for FUZZ_SECONDS each (default 600), FUZZ_JOBS at once
+# (default: one for each processor), and prints the executions and the covered edges of each. The
+# inputs in tests/fuzz/corpus come first. Inputs that reach new code are kept in target/fuzz/corpus,
+# and those that fail in target/fuzz/failures.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. tests/fuzz/common.sh
 
 seconds=${FUZZ_SECONDS:-600}
-triple=x86_64-unknown-linux-gnu
+jobs=${FUZZ_JOBS:-$(nproc)}
 dir=${CARGO_TARGET_DIR:-target}/fuzz
 targets=("$@")
-if [ ${#targets[@]} = 0 ]; then
-	for file in tests/fuzz/targets/*.rs; do
-		name=$(basename "$file" .rs)
-		[ "$name" = access ] || targets+=("$name")
-	done
-fi
+[ ${#targets[@]} != 0 ] || mapfile -t targets < <(all_targets)
 
-# LLVM's coverage of edges and comparisons (clang's SanitizerCoverage documentation), which guides
-# libFuzzer; the stable compiler has all of it. With --target, build scripts are not instrumented.
-export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares"
-cargo build --quiet --profile fuzz --target "$triple" --target-dir "$dir" --package fuzz
-
-for target in "${targets[@]}"; do
-	mkdir -p "$dir/corpus/$target" "$dir/failures"
-	log=$dir/$target.log
-	echo "fuzzing $target for $seconds s"
-	if ! "$dir/$triple/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 \
-		-rss_limit_mb=2048 \
-		-max_len=4096 -print_final_stats=1 -artifact_prefix="$dir/failures/$target-" \
-		"$dir/corpus/$target" >"$log" 2>&1; then
+one() {
+	local target=$1 log=$dir/$1.log corpus=$dir/corpus/$1
+	mkdir -p "$corpus"
+	if ! "$dir/programs/$target" -max_total_time="$seconds" "${limits[@]}" \
+		-artifact_prefix="$dir/failures/$target-" \
+		"$corpus" "tests/fuzz/corpus/$target" >"$log" 2>&1; then
 		tail -n 40 "$log"
 		echo "error: $target failed; all of its output is in $log"
-		exit 1
+		return 1
 	fi
-	awk '/stat::number_of_executed_units/ { n = $2 }
-		/DONE +cov:/ { cov = $4 }
-		END { print "  " n " inputs, " cov " edges covered" }' "$log"
-done
+	printf '  %-14s %10d executions, %5d edges\n' "$target" "$(executions "$log")" \
+		"$(awk '/ cov: / { cov = $4 } END { print cov + 0 }' "$log")"
+}
+
+build_targets "$dir" "$dir/programs"
+mkdir -p "$dir/failures"
+echo "fuzzing ${#targets[@]} targets for $seconds s each, $jobs at once"
+each "$jobs" "${targets[@]}"

@@ -1,6 +1,7 @@
 //! Tests of the source tree itself: what its documents and manifests promise is so.
 
 mod codes;
+mod fuzz;
 mod hidden_losses;
 mod libraries;
 mod metadata;

@@ -4,6 +4,7 @@
 mod assembled;
 mod binding;
 mod calls;
+mod counts;
 mod dma;
 mod driver;
 mod exits;
@@ -62,7 +63,7 @@ impl Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 11] = [
+pub const EXERCISES: [Exercise; 12] = [
     Exercise {
         chapter: 1,
         gap: "gap.sh",
@@ -112,6 +113,11 @@ pub const EXERCISES: [Exercise; 11] = [
         chapter: 10,
         gap: "gap.s",
         check: Check::Here(initrd::check),
+    },
+    Exercise {
+        chapter: 12,
+        gap: "gap.txt",
+        check: Check::Here(counts::check),
     },
     Exercise {
         chapter: 14,

@@ -322,27 +322,6 @@ fn the_table_of_contents_is_honest() {
     }
 }
 
-/// Chapters 4 to 9 pass the files of docs/reading.md in its order. A file that an earlier chapter
-/// has quoted already may come again.
-#[test]
-fn the_book_and_the_reading_tour_have_one_order() {
-    let sources = Sources::new(root());
-    let page = sources.read("docs/reading.md").unwrap();
-    let (tour, _) = page.split_once("## Left out").unwrap();
-    let mut passed: Vec<usize> = Vec::new();
-    for (_, name) in CHAPTERS.iter().filter(|(n, _)| (4..=9).contains(n)) {
-        let text = sources.read(&chapter_path(name)).unwrap();
-        let quoted = text.lines().filter_map(|line| {
-            let mark = line.strip_prefix("<!-- weave: source ")?;
-            tour.find(&format!("`{}`", mark.split(' ').next()?))
-        });
-        passed.extend(quoted);
-    }
-    passed.dedup();
-    assert!(passed.is_sorted(), "{passed:?}");
-    assert!(passed.len() >= 14, "only {} files", passed.len());
-}
-
 /// The name that mdBook and GitHub give to a heading.
 fn slug(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();

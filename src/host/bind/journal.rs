@@ -33,7 +33,7 @@ pub struct Entry {
     pub bdf: Bdf,
     /// The record to return to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) before: Option<Record>,
+    pub before: Option<Record>,
     /// The command that changes the device; `None` in a journal of an earlier program, whose
     /// commands had the lock until they ended.
     #[serde(
@@ -214,7 +214,11 @@ impl Records {
         self.write_journal(&all)
     }
 
-    pub(crate) fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
+    /// Writes the whole journal; without entries there is no file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
         if entries.is_empty() {
             return self.discard(NAME);
         }

@@ -199,6 +199,18 @@ mod tests {
         assert_eq!(of_capability(0xee, 0), "capability 0xee ID");
     }
 
+    /// PCI Express 6.0, 7.5.1.2 and 7.5.1.3.
+    #[test]
+    fn only_reserved_registers_have_no_name() {
+        for (is_bridge, last) in [(false, 0x3b), (true, 0x37)] {
+            for offset in 0..0x40 {
+                let is_reserved = (0x35..=last).contains(&offset);
+                let name = header(offset, is_bridge);
+                assert_eq!(name.is_none(), is_reserved, "{offset:#x}: {name:?}");
+            }
+        }
+    }
+
     #[test]
     fn no_two_registers_overlap() {
         for own in [TYPE_0, TYPE_1] {

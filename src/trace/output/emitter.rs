@@ -5,7 +5,11 @@ use std::collections::HashMap;
 
 use crate::event::Event;
 use crate::filter::Filter;
+use crate::kernel::instance::InstanceError;
+use crate::kernel::order::{Held, Order};
+use crate::kernel::source::Source;
 use crate::summary::Summary;
+use crate::sys::clock;
 
 /// The most events of a thread that wait for an answer.
 const MOST: usize = 1024;
@@ -27,16 +31,18 @@ pub struct Emitter {
     filter: Filter,
     summary: Summary,
     held: HashMap<i32, Vec<Event>>,
+    order: Option<Order>,
     dirty: bool,
     looked_at: bool,
 }
 
 impl Emitter {
-    /// Makes an emitter.
-    pub fn new(outputs: Vec<Box<dyn Output>>, filter: Filter) -> Self {
+    /// Makes an emitter, with the kernel's events if there is a source.
+    pub fn new(outputs: Vec<Box<dyn Output>>, filter: Filter, kernel: Option<Source>) -> Self {
         Self {
             outputs,
             filter,
+            order: kernel.map(Order::new),
             ..Self::default()
         }
     }
@@ -51,7 +57,7 @@ impl Emitter {
                     self.release(tid);
                 }
             }
-            None => self.show(&event),
+            None => self.show(event),
         }
     }
 
@@ -72,11 +78,69 @@ impl Emitter {
     /// Shows what is kept back of a thread.
     pub fn release(&mut self, tid: i32) {
         for event in self.held.remove(&tid).unwrap_or_default() {
-            self.show(&event);
+            self.show(event);
         }
     }
 
-    fn show(&mut self, event: &Event) {
+    /// Shows an event in the order of the kernel's times, if there are such times.
+    fn show(&mut self, event: Event) {
+        match &mut self.order {
+            Some(order) => order.push(event),
+            None => self.write(&event),
+        }
+    }
+
+    /// A thread is traced from now on. This and what follows is for the order of events with those
+    /// of the kernel.
+    pub fn born(&mut self, tid: i32, pid: i32) {
+        if let Some(order) = &mut self.order {
+            order.calls().born(tid, pid, clock::now());
+        }
+    }
+
+    /// A thread has ended, or has another number.
+    pub fn gone(&mut self, tid: i32) {
+        self.release(tid);
+        if let Some(order) = &mut self.order {
+            order.calls().gone(tid, clock::now());
+        }
+    }
+
+    /// A thread goes on, in a call that the tracer saw begin at this time, or in none whose end
+    /// stops it.
+    pub fn inside(&mut self, tid: i32, begin: Option<u64>) {
+        if let Some(order) = &mut self.order {
+            order.calls().goes_on(tid, begin, clock::now());
+        }
+    }
+
+    /// Whether the kernel's events are shown.
+    pub fn has_kernel(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Whether to look at the kernel's events.
+    pub fn is_due(&self) -> bool {
+        let order = self.order.as_ref();
+        order.is_some_and(|order| order.is_due(clock::now()))
+    }
+
+    /// Looks at the kernel's events, and shows what is due. `idle`: no stop of a thread waits.
+    pub fn look(&mut self, idle: bool) {
+        let Some(mut order) = self.order.take() else {
+            return;
+        };
+        let held = self.held.iter().filter_map(|(tid, events)| {
+            let first = events.first()?;
+            let since = first.time.saturating_sub(first.took);
+            Some(Held { tid: *tid, since })
+        });
+        let held: Vec<_> = held.collect();
+        order.look(clock::now(), idle, &held, &mut |event| self.write(&event));
+        self.order = Some(order);
+    }
+
+    fn write(&mut self, event: &Event) {
         self.summary.count(event);
         if self.filter.shows(event) {
             self.dirty = true;
@@ -97,9 +161,9 @@ impl Emitter {
         self.looked_at && self.dirty
     }
 
-    /// Whether there are events that are not written out.
+    /// Whether there are events that are not written out. Of the kernel's, there may always be.
     pub fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty || self.order.is_some()
     }
 
     /// Writes events out.
@@ -110,14 +174,24 @@ impl Emitter {
     }
 
     /// Shows all that is left, and the counts.
-    pub fn end(&mut self) {
+    ///
+    /// # Errors
+    /// Something of the kernel's events is left on the host.
+    pub fn end(&mut self) -> Result<(), InstanceError> {
         let tids: Vec<_> = self.held.keys().copied().collect();
         for tid in tids {
             self.release(tid);
+        }
+        let mut removed = Ok(());
+        if let Some(order) = self.order.take() {
+            let (losses, end) = order.end(&mut |event| self.write(&event));
+            self.summary.losses = Some(losses);
+            removed = end;
         }
         for output in &mut self.outputs {
             output.end(&self.summary);
             output.flush();
         }
+        removed
     }
 }

@@ -45,6 +45,7 @@ impl Output for Lines {
             Body::Exit(_) => "exit",
             Body::Coalesced(..) => "coalesced",
             Body::Process(_) => "process",
+            Body::Kernel(_) => "kernel",
             Body::Entered => return,
         };
         line.insert("type".into(), word.into());
@@ -67,6 +68,11 @@ impl Output for Lines {
             }
             Body::Exit(left) => exit(&mut line, left),
             Body::Coalesced(access, meaning) => self::access(&mut line, access, meaning),
+            Body::Kernel(happened) => {
+                line.insert("event".into(), happened.name.into());
+                line.insert("cpu".into(), happened.cpu.into());
+                line.insert("fields".into(), record(&happened.fields, &Names::default()));
+            }
             Body::Process(text) => {
                 line.insert("text".into(), text.clone().into());
             }
@@ -223,7 +229,7 @@ fn totals(summary: &Summary) -> Json {
         .into_iter()
         .map(|(reason, count)| (reason.to_string(), count.into()))
         .collect();
-    json!({
+    let mut totals = json!({
         "type": "summary",
         "calls": calls,
         "unknown_calls": summary.unknown,
@@ -236,5 +242,13 @@ fn totals(summary: &Summary) -> Json {
             "other_registers": summary.other_registers,
             "coalesced_writes": summary.coalesced,
         },
-    })
+    });
+    if let Some(losses) = summary.losses {
+        let events = summary.kernel().into_iter();
+        let events: Map<_, _> = events.map(|(n, count)| (n.into(), count.into())).collect();
+        totals["kernel"] = json!({
+            "events": events, "lost": losses.lost, "late": losses.late,
+        });
+    }
+    totals
 }

@@ -1,10 +1,10 @@
 //! Parts of lines: accesses, exits, errnos.
 
-use crate::event::Left;
+use crate::event::{Happened, Left, Names};
 use crate::guest::access::{Access, Space};
 use crate::guest::run_page::{Exit, reason_name};
 use crate::guest::vm::Meaning;
-use crate::output::errno_names;
+use crate::output::{errno_names, fields};
 
 /// `out`, `in`, `store` or `load`.
 pub fn verb(space: Space, write: bool) -> &'static str {
@@ -59,6 +59,12 @@ pub fn accessed(access: &Access, meaning: &Meaning) -> String {
         text += &format!(" ({note})");
     }
     text
+}
+
+/// `kvm_inj_virq {vector=33, …}`.
+pub fn kernel(happened: &Happened) -> String {
+    let fields = fields::text(&happened.fields, &Names::default(), false);
+    format!("{} {{{fields}}}", happened.name)
 }
 
 /// `-1 EINTR (Interrupted system call)`.

@@ -15,7 +15,7 @@ use std::io::Write;
 use serde_json::{Value as Json, json};
 
 use crate::decode::value::Kind;
-use crate::event::{Body, Call, Event};
+use crate::event::{Body, Call, Event, Happened, Names};
 use crate::files::open_file::FileKind;
 use crate::output::emitter::Output;
 use crate::output::fields;
@@ -204,6 +204,18 @@ impl Perfetto {
         }
     }
 
+    /// The kernel's own events have a track for each CPU, below process 0.
+    fn kernel(&mut self, event: &Event, happened: &Happened) {
+        let track = i64::from(happened.cpu);
+        self.name(0, track, &format!("kernel, CPU {track}"));
+        let fields = fields::text(&happened.fields, &Names::default(), false);
+        let args = json!({ "fields": fields, "thread": event.tid });
+        self.write(&json!({
+            "ph": "i", "s": "t", "pid": 0, "tid": track, "ts": micros(event.time),
+            "name": happened.name, "args": args,
+        }));
+    }
+
     fn close(&mut self, tid: i32, end: u64) {
         if let Some(open) = self.open.remove(&tid) {
             let took = end.saturating_sub(open.time);
@@ -246,6 +258,7 @@ impl Output for Perfetto {
                     "ts": micros(event.time), "name": name,
                 }));
             }
+            (Body::Kernel(happened), _) => self.kernel(event, happened),
             (Body::Process(text), _) => {
                 let Some(program) = text.strip_prefix("executes ") else {
                     return;
@@ -301,7 +314,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::event::{Left, Names};
+    use crate::event::Left;
     use crate::files::open_file::{FileRef, OpenFile};
     use crate::guest::vm::Meaning;
 

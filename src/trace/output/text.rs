@@ -6,7 +6,7 @@ use std::io::Write;
 use crate::event::{Body, Call, Event, Left};
 use crate::output::duration::duration;
 use crate::output::emitter::Output;
-use crate::output::line::{accessed, errno, exited};
+use crate::output::line::{accessed, errno, exited, kernel};
 use crate::output::{fields, totals};
 use crate::summary::Summary;
 
@@ -109,7 +109,15 @@ impl Output for Text {
         }
         let start = *self.start.get_or_insert(event.time);
         let time = event.time.saturating_sub(start) as f64 / 1e9;
-        let file = event.file.as_ref().map_or("", |file| file.name.as_str());
+        let cpu;
+        let file = match (&event.body, &event.file) {
+            (Body::Kernel(happened), _) => {
+                cpu = format!("kernel cpu {}", happened.cpu);
+                &cpu
+            }
+            (_, Some(file)) => file.name.as_str(),
+            (_, None) => "",
+        };
         let (indent, text) = match &event.body {
             Body::Call(call) => {
                 let indent = if event.below { "  └ " } else { "" };
@@ -121,6 +129,7 @@ impl Output for Text {
                 ("", self.paint("2", &text))
             }
             Body::Process(text) => ("", self.paint("33", text)),
+            Body::Kernel(happened) => ("", self.paint("35", &kernel(happened))),
             Body::Entered => return,
         };
         let line = format!("{time:11.6} {:>7} {file:<12} {indent}{text}\n", event.tid);

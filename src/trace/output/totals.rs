@@ -1,5 +1,6 @@
 //! The counts at the end, as text.
 
+use crate::kernel::order::Losses;
 use crate::output::duration::duration;
 use crate::summary::Summary;
 
@@ -14,7 +15,25 @@ pub fn text(summary: &Summary) -> String {
         exits(&mut text, summary);
         registers(&mut text, summary);
     }
+    kernel(&mut text, summary);
     text
+}
+
+fn kernel(text: &mut String, summary: &Summary) {
+    let Some(losses) = summary.losses else {
+        return;
+    };
+    *text += &format!("\n{:>9}  event of the kernel\n", "events");
+    for (name, count) in summary.kernel() {
+        *text += &format!("{count:>9}  {name}\n");
+    }
+    let Losses { lost, late } = losses;
+    if lost > 0 {
+        *text += &format!("{lost:>9}  were lost: a buffer was full\n");
+    }
+    if late > 0 {
+        *text += &format!("{late:>9}  stand behind later ones: their calls took over 50 ms\n");
+    }
 }
 
 fn calls(text: &mut String, summary: &Summary) {

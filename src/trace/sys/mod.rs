@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod memory;
 pub mod ptrace;
+pub mod seccomp;
 pub mod signals;
 pub mod spawn;
 pub mod tick;

@@ -6,8 +6,8 @@ use std::mem::{self, size_of};
 
 use libc::{c_void, pid_t};
 
-/// The architecture of a system call by linux/audit.h: AUDIT_ARCH_X86_64.
-const X86_64: u32 = 0xc000_003e;
+use crate::sys::seccomp::{DATA, X86_64};
+
 /// Set in numbers of the x32 ABI, whose arguments differ.
 const X32: u64 = 0x4000_0000;
 
@@ -16,7 +16,12 @@ const OPTIONS: libc::c_int = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACECLONE
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK
-    | libc::PTRACE_O_TRACEEXEC;
+    | libc::PTRACE_O_TRACEEXEC
+    | libc::PTRACE_O_TRACESECCOMP;
+
+/// Offsets of registers in `struct user` (sys/user.h): a call's first argument, and its number.
+const RDI: usize = 14 * 8;
+const ORIG_RAX: usize = 15 * 8;
 
 /// Where in a system call a thread has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum CallStop {
     Entry(u64, [u64; 6]),
     /// After the call, with its value: below zero is a negated errno.
     Exit(i64),
+    /// Before a call that a filter of the program's own hands to a tracer.
+    Foreign,
     /// At neither, or in a call of another architecture.
     Other,
 }
@@ -46,10 +53,41 @@ pub fn seize(tid: pid_t) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, tid, OPTIONS as usize).map(drop)
 }
 
-/// Lets a stopped thread go on to its next system call, and gives it a signal unless that is 0.
-pub fn resume(tid: pid_t, signal: i32) {
+/// How far a thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To the start or the end of a system call.
+    Call,
+    /// To the next call at which a filter stops.
+    Filter,
+}
+
+/// Lets a stopped thread go on, and gives it a signal unless that is 0.
+pub fn resume(tid: pid_t, signal: i32, until: Until) {
+    let how = match until {
+        Until::Call => libc::PTRACE_SYSCALL,
+        Until::Filter => libc::PTRACE_CONT,
+    };
     // The thread may have been killed meanwhile; then wait(2) tells.
-    let _ = request(libc::PTRACE_SYSCALL, tid, signal as usize);
+    let _ = request(how, tid, signal as usize);
+}
+
+/// Lets the call before which a thread has stopped fail with ENOSYS, the value that the kernel has
+/// prepared. The number -1 is of no call (seccomp(2), SECCOMP_RET_TRACE).
+pub fn skip(tid: pid_t) {
+    poke(tid, ORIG_RAX, u64::MAX);
+}
+
+/// Changes the first argument of the call before which a thread has stopped.
+pub fn set_first_argument(tid: pid_t, value: u64) {
+    poke(tid, RDI, value);
+}
+
+fn poke(tid: pid_t, register: usize, value: u64) {
+    let (register, value) = (register as *mut c_void, value as *mut c_void);
+    // SAFETY: the kernel takes both as numbers, and checks the first. A thread that was killed
+    // meanwhile has no registers, and makes no call either.
+    unsafe { libc::ptrace(libc::PTRACE_POKEUSER, tid, register, value) };
 }
 
 /// Leaves a thread in its group-stop, until SIGCONT or another event.
@@ -91,6 +129,14 @@ pub fn call(tid: pid_t) -> CallStop {
             // SAFETY: `op` says that this member of the union was written.
             let exit = unsafe { info.u.exit };
             CallStop::Exit(exit.sval)
+        }
+        libc::PTRACE_SYSCALL_INFO_SECCOMP => {
+            // SAFETY: `op` says that this member of the union was written.
+            let stop = unsafe { info.u.seccomp };
+            match (stop.ret_data, stop.nr & X32) {
+                (DATA, 0) => CallStop::Entry(stop.nr, stop.args),
+                _ => CallStop::Foreign,
+            }
         }
         _ => CallStop::Other,
     }

@@ -2,11 +2,13 @@
 
 use std::ffi::{CString, OsString};
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
 use libc::pid_t;
+
+use crate::sys::seccomp::Filter;
 
 /// A new process that waits to execute its command. Unless [`Waiting::go`] is called, the process
 /// ends with this value and never executes the command.
@@ -17,19 +19,24 @@ pub struct Waiting {
     /// One byte lets the process go on; the end of the file ends the process.
     begin: PipeWriter,
     /// `None` once the process goes on.
-    errno: Option<PipeReader>,
+    told: Option<PipeReader>,
 }
 
 /// A process whose command is executed.
-#[derive(Debug)]
-pub struct Started(Option<PipeReader>);
+#[derive(Debug, Default)]
+pub struct Started {
+    /// What the process tells: 1 if it has the filter, else 0; and the errno of a failed execve(2).
+    told: Option<PipeReader>,
+    has_filter: Option<bool>,
+}
 
 impl Waiting {
-    /// Forks. The child waits before it executes `command`.
+    /// Forks. The child waits before it installs the filter, if there is one, and executes
+    /// `command`.
     ///
     /// # Errors
     /// The errno of pipe(2) or fork(2), or EINVAL if an argument has a NUL byte.
-    pub fn new(command: Vec<OsString>) -> io::Result<Self> {
+    pub fn new(command: Vec<OsString>, filter: Option<&Filter>) -> io::Result<Self> {
         let words: Result<Vec<CString>, _> = command
             .into_iter()
             .map(|word| CString::new(word.into_vec()))
@@ -38,16 +45,19 @@ impl Waiting {
         let mut argv: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
         argv.push(ptr::null());
         let (wait, begin) = pipe()?;
-        let (errno, tell) = pipe()?;
+        let (told, tell) = pipe()?;
         // SAFETY: this process has one thread, so the child may do what it likes; it makes only
         // plain system calls.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => execute(&argv, wait.as_raw_fd(), begin.as_raw_fd(), tell.as_raw_fd()),
+            0 => {
+                let fds = [&begin as &dyn AsRawFd, &wait, &tell].map(AsRawFd::as_raw_fd);
+                execute(&argv, filter, fds)
+            }
             pid => Ok(Self {
                 pid,
                 begin,
-                errno: Some(errno),
+                told: Some(told),
             }),
         }
     }
@@ -56,13 +66,16 @@ impl Waiting {
     pub fn go(mut self) -> Started {
         // The process may have been killed meanwhile; then wait(2) tells.
         let _ = self.begin.write_all(&[1]);
-        Started(self.errno.take())
+        Started {
+            told: self.told.take(),
+            has_filter: None,
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if self.errno.is_some() {
+        if self.told.is_some() {
             // SAFETY: kill(2) takes two numbers, and the number is this process's own child, which
             // nobody has waited for.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
@@ -87,16 +100,36 @@ fn end(pid: pid_t) -> Option<i32> {
 }
 
 impl Started {
+    /// Whether the process has the filter. To be asked when the process has executed its command,
+    /// or has ended.
+    pub fn has_filter(&mut self) -> bool {
+        if let Some(known) = self.has_filter {
+            return known;
+        }
+        let has = self.number() == Some(1);
+        self.has_filter = Some(has);
+        has
+    }
+
     /// Why the command could not be executed. To be asked when the process has ended.
     pub fn failure(&mut self) -> Option<io::Error> {
-        let mut errno = [0; 4];
-        self.0.as_mut()?.read_exact(&mut errno).ok()?;
-        Some(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        self.has_filter();
+        self.number().map(io::Error::from_raw_os_error)
+    }
+
+    fn number(&mut self) -> Option<i32> {
+        let mut number = [0; 4];
+        self.told.as_mut()?.read_exact(&mut number).ok()?;
+        Some(i32::from_ne_bytes(number))
     }
 }
 
 /// The child's part.
-fn execute(argv: &[*const libc::c_char], wait: i32, begin: i32, tell: i32) -> ! {
+fn execute(
+    argv: &[*const libc::c_char],
+    filter: Option<&Filter>,
+    [begin, wait, tell]: [RawFd; 3],
+) -> ! {
     let mut byte = 0u8;
     // SAFETY: plain system calls with valid pointers: `argv` ends with a null pointer, and its
     // strings live in the parent's copy. Rust ignores SIGPIPE; a program expects the default.
@@ -114,14 +147,19 @@ fn execute(argv: &[*const libc::c_char], wait: i32, begin: i32, tell: i32) -> ! 
             libc::_exit(125);
         }
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-        libc::execvp(argv[0], argv.as_ptr());
     }
-    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    let has_filter = filter.is_some_and(Filter::install);
+    say(tell, has_filter.into());
+    // SAFETY: as above.
+    unsafe { libc::execvp(argv[0], argv.as_ptr()) };
+    say(tell, io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    // SAFETY: _exit(2) takes a number.
+    unsafe { libc::_exit(127) }
+}
+
+fn say(tell: RawFd, number: i32) {
     // SAFETY: the integer is valid for its size.
-    unsafe {
-        libc::write(tell, (&raw const errno).cast(), 4);
-        libc::_exit(127)
-    }
+    unsafe { libc::write(tell, (&raw const number).cast(), size_of::<i32>()) };
 }
 
 #[cfg(test)]
@@ -136,7 +174,7 @@ mod tests {
     fn touching(name: &str) -> (Waiting, PathBuf) {
         let name = format!("mini-vmm-trace-{name}-{}", std::process::id());
         let file = std::env::temp_dir().join(name);
-        let waiting = Waiting::new(vec!["touch".into(), file.clone().into()]).unwrap();
+        let waiting = Waiting::new(vec!["touch".into(), file.clone().into()], None).unwrap();
         (waiting, file)
     }
 
@@ -161,7 +199,7 @@ mod tests {
         let (_reader, other) = pipe().unwrap();
         drop(mem::replace(&mut waiting.begin, other));
         let status = end(waiting.pid).unwrap();
-        waiting.errno = None;
+        waiting.told = None;
         assert!(libc::WIFEXITED(status));
         assert_eq!(libc::WEXITSTATUS(status), 125);
         assert!(!file.exists());

@@ -1,5 +1,7 @@
 //! System calls by number: what is done at the start and at the end of each.
 
+use libc::c_long;
+
 use crate::decode::value::Memory;
 use crate::sys::memory::Remote;
 use crate::watch::descriptors::{self, CLONE_FILES};
@@ -12,9 +14,48 @@ const RING_INTERVAL: u64 = 500_000;
 /// CLONE_VM and CLONE_VFORK of sched.h.
 const VFORK: u64 = 0x100 | 0x4000;
 
-/// A call begins.
-pub fn enter(world: &mut World, thread: &mut Thread, number: u64, args: [u64; 6], now: u64) {
-    let what = match i64::try_from(number).unwrap_or(-1) {
+/// The calls of which something is done here. A seccomp filter stops at these, and at some of
+/// mmap(2), fcntl(2) and futex(2).
+pub const WATCHED: [c_long; 27] = [
+    libc::SYS_ioctl,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_eventfd,
+    libc::SYS_eventfd2,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_dup,
+    libc::SYS_dup2,
+    libc::SYS_dup3,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_unshare,
+    libc::SYS_exit_group,
+];
+
+/// A call begins. Returns whether something is done at its end.
+pub fn enter(
+    world: &mut World,
+    thread: &mut Thread,
+    number: u64,
+    args: [u64; 6],
+    now: u64,
+) -> bool {
+    let call = i64::try_from(number).unwrap_or(-1);
+    let what = match call {
         libc::SYS_ioctl => ioctl::enter(world, thread, args, now),
         libc::SYS_read | libc::SYS_write | libc::SYS_pread64 | libc::SYS_pwrite64 => {
             io::enter(world, thread, args)
@@ -34,12 +75,35 @@ pub fn enter(world: &mut World, thread: &mut Thread, number: u64, args: [u64; 6]
         }
         _ => What::Plain,
     };
+    let is_waited_for = !matches!(what, What::Plain) || matters(world, thread, call, args);
     thread.call = Some(Started {
         number,
         args,
         time: now,
         what,
     });
+    is_waited_for
+}
+
+/// Whether something is done at the end of a call at whose start there was nothing to keep.
+fn matters(world: &mut World, thread: &Thread, call: i64, args: [u64; 6]) -> bool {
+    match call {
+        libc::SYS_mmap => memory::may_map(world, thread, args),
+        libc::SYS_open => io::may_make(thread, args[0]),
+        libc::SYS_openat | libc::SYS_openat2 => io::may_make(thread, args[1]),
+        libc::SYS_futex => run::has_rings(world, thread),
+        libc::SYS_eventfd
+        | libc::SYS_eventfd2
+        | libc::SYS_pidfd_getfd
+        | libc::SYS_dup
+        | libc::SYS_dup2
+        | libc::SYS_dup3
+        | libc::SYS_fcntl
+        | libc::SYS_recvmsg
+        | libc::SYS_close_range
+        | libc::SYS_unshare => true,
+        _ => false,
+    }
 }
 
 /// The flags of clone3(2) are the first member of its structure.
@@ -122,5 +186,34 @@ fn plain(
         }
         libc::SYS_futex => look_at_rings(world, thread, now, false),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The names of calls in a text, each once.
+    fn named(text: &str) -> Vec<&str> {
+        let mut names: Vec<_> = text
+            .split("libc::SYS_")
+            .skip(1)
+            .filter_map(|rest| {
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn a_filter_stops_at_all_that_is_looked_at() {
+        let text = include_str!("calls.rs");
+        let (list, rest) = text.split_once("];").unwrap();
+        let (code, _) = rest.split_once("cfg(test)").unwrap();
+        let by_arguments = ["mmap", "fcntl", "futex"];
+        let mut stopped = [named(list), by_arguments.to_vec()].concat();
+        stopped.sort_unstable();
+        assert_eq!(stopped, named(code));
     }
 }

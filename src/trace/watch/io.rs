@@ -175,6 +175,18 @@ fn register(
     (bytes.len() <= 8).then(|| device.config.name(at))
 }
 
+/// Directories of programs and of the kernel's facts. A VMM reads much of them, and the trace does
+/// not name their files.
+const NOT_NAMED: [&[u8]; 4] = [b"/sys/", b"/usr/", b"/lib/", b"/lib64/"];
+
+/// Whether open(2) of the path at this address may make a file that the trace names. If a link
+/// leads out of such a directory, the descriptor is looked up when it is used.
+pub fn may_make(thread: &Thread, at: u64) -> bool {
+    let mut path = [0; 8];
+    let read = Remote(thread.tid).read(at, &mut path);
+    !NOT_NAMED.iter().any(|dir| path[..read].starts_with(dir))
+}
+
 /// A call that makes a file has ended. Shows it if the trace names the file.
 pub fn made(world: &mut World, thread: &mut Thread, started: &Started, result: i64, now: u64) {
     let Some(fd) = i32::try_from(result).ok().filter(|fd| *fd >= 0) else {

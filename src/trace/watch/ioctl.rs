@@ -7,7 +7,7 @@ use crate::decode::value::{Field, Kind, Memory, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::{FileKind, FileRef};
 use crate::files::registry::Told;
-use crate::sys::memory::Remote;
+use crate::sys::memory::{Blocks, Remote};
 use crate::sys::vendor;
 use crate::watch::run;
 use crate::watch::thread::{Started, Thread, What};
@@ -34,7 +34,7 @@ pub fn enter(world: &mut World, thread: &mut Thread, args: [u64; 6], now: u64) -
     if (kind, call.request) == (Kind::Vcpu, KVM_RUN) {
         return What::Run(run::enter(world, thread, file, now));
     }
-    What::Ioctl(file, calls::enter(&call, &Remote(thread.tid)))
+    What::Ioctl(file, calls::enter(&call, &Blocks::new(thread.tid)))
 }
 
 fn ioctl(kind: Kind, args: [u64; 6]) -> Ioctl {
@@ -62,8 +62,7 @@ pub fn leave(
         return;
     };
     let call = ioctl(kind, started.args);
-    let memory = Remote(thread.tid);
-    let outs = calls::leave(&call, result, &memory);
+    let outs = calls::leave(&call, result, &Blocks::new(thread.tid));
     let made = made(world, thread, &file, &call, result);
     if result >= 0 {
         learn(world, thread, &file, &call);

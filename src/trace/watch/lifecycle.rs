@@ -28,6 +28,7 @@ impl World {
     }
 
     fn thread(&mut self, pid: i32, tid: i32, table: Id, space: Option<Id>) -> Thread {
+        self.out.born(tid, pid);
         let space = space.unwrap_or_else(|| self.spaces.add(Mappings::default()));
         Thread {
             pid,
@@ -66,6 +67,7 @@ impl World {
     /// A thread has executed a program. Its memory is new, and its table is its own.
     pub fn exec(&mut self, thread: &mut Thread) {
         self.out.release(thread.tid);
+        self.out.born(thread.tid, thread.pid);
         self.spaces.leave(thread.space);
         thread.space = self.spaces.add(Mappings::default());
         let copy = self.tables.shared.copy(thread.table);
@@ -81,7 +83,7 @@ impl World {
 
     /// A thread has ended.
     pub fn gone(&mut self, thread: &Thread, how: Option<String>) {
-        self.out.release(thread.tid);
+        self.out.gone(thread.tid);
         self.tables.shared.leave(thread.table);
         self.spaces.leave(thread.space);
         if let (Some(how), true) = (how, thread.pid == thread.tid) {

@@ -103,6 +103,17 @@ pub fn region(index: u32) -> String {
     }
 }
 
+/// Whether mmap(2) may map what the trace names, or over such a range: the file, or the range that
+/// is asked for.
+pub fn may_map(world: &mut World, thread: &Thread, args: [u64; 6]) -> bool {
+    let [at, len, _, map, fd, _] = args;
+    let file = match map & 0x20 {
+        0 => world.tables.file(thread.table, thread.tid, fd as i32),
+        _ => None,
+    };
+    file.is_some() || (map & 0x10 != 0 && what_is_at(world, thread, at, len).is_some())
+}
+
 /// mmap(2) has ended.
 pub fn mapped(world: &mut World, thread: &mut Thread, started: &Started, result: i64, now: u64) {
     let [_, len, prot, map, fd, offset] = started.args;

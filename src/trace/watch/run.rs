@@ -7,7 +7,7 @@ use crate::guest::access::{Access, MOST_DATA};
 use crate::guest::ring;
 use crate::guest::run_page::{self, Exit, HEAD, IMMEDIATE_EXIT};
 use crate::guest::vm::Meaning;
-use crate::sys::memory::Remote;
+use crate::sys::memory::{Blocks, Remote};
 use crate::watch::maps;
 use crate::watch::thread::{Leaving, Running, Thread};
 use crate::watch::world::{SlotMemory, World, event};
@@ -189,10 +189,11 @@ fn look(
     let vm = world.vm(id, thread.space);
     let (first, count) = vm.cursor.new_entries(header);
     vm.cursor.advance(count);
+    let ring = Blocks::new(thread.tid);
     for index in first..first + count {
         let mut entry = [0; ring::ENTRY];
         let at = page.wrapping_add(RING + ring::offset(index));
-        if Remote(thread.tid).read(at, &mut entry) != entry.len() {
+        if ring.read(at, &mut entry) != entry.len() {
             return;
         }
         let access = ring::parse(&entry);
@@ -205,6 +206,12 @@ fn look(
         let file = vm.file.upgrade();
         world.emit(thread, now, 0, file, Body::Coalesced(access, meaning));
     }
+}
+
+/// Whether a VM of this memory has a ring that the trace knows.
+pub fn has_rings(world: &World, thread: &Thread) -> bool {
+    let mut vms = world.vms.values();
+    vms.any(|vm| vm.space == thread.space && vm.ring.is_some())
 }
 
 /// Looks at the rings of the VMs of this memory: a guest may write without an exit, and the traced

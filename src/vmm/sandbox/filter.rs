@@ -12,26 +12,25 @@ use super::ioctls::IOCTLS;
 use super::kind::Kind;
 
 /// Offsets in `struct seccomp_data` (linux/seccomp.h).
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const INSTRUCTION_LOW: u32 = 8;
-const INSTRUCTION_HIGH: u32 = 12;
-const ARGUMENTS: u32 = 16;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
+pub(super) const INSTRUCTION_LOW: u32 = 8;
+pub(super) const INSTRUCTION_HIGH: u32 = 12;
+pub(super) const ARGUMENTS: u32 = 16;
 
 /// The calls of 64-bit programs (linux/audit.h, AUDIT_ARCH_X86_64).
-const X86_64: u32 = 0xc000_003e;
+pub(super) const X86_64: u32 = 0xc000_003e;
 
-/// The flags of a new namespace (clone(2)), and CLONE_VFORK and CLONE_PARENT.
-const NO_THREAD: i32 = libc::CLONE_NEWNS
+/// The flags of new namespaces (clone(2)).
+pub(super) const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_VFORK
-    | libc::CLONE_PARENT
-    | libc::CLONE_PTRACE;
+    | libc::CLONE_NEWNET;
+/// What a new thread must not have.
+const NO_THREAD: i32 = NAMESPACES | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::CLONE_PTRACE;
 const THREAD: i32 = libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND;
 
 /// What an open(2) that only reads must not have.
@@ -40,13 +39,13 @@ const CHANGES: i32 = libc::O_ACCMODE | MAKES;
 /// flag.
 const MAKES: i32 = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
-const GO: u32 = libc::BPF_JMP | libc::BPF_JA;
-const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const END: u32 = libc::BPF_RET | libc::BPF_K;
+pub(super) const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+pub(super) const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+pub(super) const GO: u32 = libc::BPF_JMP | libc::BPF_JA;
+pub(super) const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+pub(super) const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+pub(super) const IF_ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+pub(super) const END: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// More instructions than any program has. The compiler refuses a longer one.
 const MOST: usize = 512;
@@ -113,7 +112,7 @@ fn head(address: u64) -> Vec<sock_filter> {
     ]
 }
 
-const fn step(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+pub(super) const fn step(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
     let code = code as u16;
     sock_filter { code, jt, jf, k }
 }
@@ -356,67 +355,12 @@ const fn reach(from: usize, to: usize) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::interpret::{Data, run};
     use crate::sandbox::{calls, ioctls};
 
     const PROCESS: u32 = 4711;
     const TRAPPED: u32 = libc::SECCOMP_RET_TRAP;
     const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
-
-    /// A call as a filter sees it.
-    #[derive(Clone, Copy, Debug)]
-    struct Data {
-        number: u32,
-        architecture: u32,
-        instruction: u64,
-        arguments: [u64; 6],
-    }
-
-    impl Data {
-        fn new(number: i64, arguments: [u64; 6]) -> Self {
-            Self {
-                number: number as u32,
-                architecture: X86_64,
-                instruction: 0,
-                arguments,
-            }
-        }
-
-        fn word(&self, offset: u32) -> u32 {
-            let half = |value: u64, offset: u32| (value >> (offset % 8 * 8)) as u32;
-            match offset {
-                NUMBER => self.number,
-                ARCHITECTURE => self.architecture,
-                INSTRUCTION_LOW | INSTRUCTION_HIGH => half(self.instruction, offset),
-                _ => half(self.arguments[(offset - ARGUMENTS) as usize / 8], offset),
-            }
-        }
-    }
-
-    /// What the kernel makes of a program (networking/filter.rst, "BPF engine and instruction
-    /// set").
-    fn run(program: &[sock_filter], data: &Data) -> u32 {
-        let (mut at, mut value) = (0, 0_u32);
-        loop {
-            let step = program[at];
-            let branch = |taken: bool| 1 + usize::from(if taken { step.jt } else { step.jf });
-            at += match u32::from(step.code) {
-                LOAD => {
-                    value = data.word(step.k);
-                    1
-                }
-                AND => {
-                    value &= step.k;
-                    1
-                }
-                GO => 1 + step.k as usize,
-                IF_EQUAL => branch(value == step.k),
-                IF_AT_LEAST => branch(value >= step.k),
-                IF_ANY_BIT => branch(value & step.k != 0),
-                END => return step.k,
-                code => panic!("{code:#x}"),
-            };
-        }
-    }
 
     /// What the tables say, read in the plainest way.
     fn allowed(kind: Kind, data: &Data) -> bool {

@@ -10,15 +10,19 @@
 //! | `calls`, `ioctls` | the lists: one table each |
 //! | `filter` | the filters of seccomp, which the compiler makes from the tables |
 //! | `thread` | [`enter`]: drops capabilities and installs the filter |
+//! | `helper` | the processes that open devices and bind them: what they may not do |
 //! | `refusal` | what happens when a thread makes another call |
 //! | `landlock` | which files the process may open |
 //! | `process` | the process: no core, not dumpable, the limit on locked memory |
 //!
-//! The processes that open devices and bind them are forked before, and are not confined: they do
-//! what the VMM asks them, for files in /dev/vfio and in /sys.
+//! The processes that open devices and bind them are forked before. They do what the VMM asks them,
+//! for files in /dev/vfio and in /sys, and have a list of what they may not do.
 
 pub mod calls;
 mod filter;
+pub mod helper;
+#[cfg(test)]
+mod interpret;
 pub mod ioctls;
 pub mod kind;
 pub mod landlock;
@@ -28,9 +32,10 @@ mod process;
 mod refusal;
 mod thread;
 
+pub use helper::enter_helper;
 pub use kind::Kind;
 pub use mode::Mode;
-pub use process::{Confinement, LIMITS, SandboxError, prepare, tell_missing};
+pub use process::{Confinement, LIMITS, SandboxError, begin, prepare, tell_missing};
 pub use thread::{Confined, enter, may_read_files};
 
 #[cfg(test)]

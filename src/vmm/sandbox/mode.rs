@@ -14,7 +14,7 @@ pub enum Mode {
     Log,
 }
 
-/// The mode of this process, once [`super::prepare`] was called.
+/// The mode of this process, once [`super::begin`] was called.
 static MODE: OnceLock<Mode> = OnceLock::new();
 
 impl Mode {

@@ -27,9 +27,9 @@ pub struct Confinement {
 }
 
 /// What the sandbox does not do yet, which is said at the start.
-pub const LIMITS: &str = "--sandbox on does not confine vmm-guardian and vmm-binder, which open \
-                          and bind devices, and the thread that adds devices opens files itself: \
-                          see SECURITY.md";
+pub const LIMITS: &str = "--sandbox on only forbids some calls to vmm-guardian and vmm-binder, \
+                          which open and bind devices, and the thread that adds devices opens \
+                          files itself: see SECURITY.md";
 
 /// Why a run cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -59,26 +59,35 @@ impl SandboxError {
     }
 }
 
-/// Confines the process, and sets the mode of the threads to come ([`super::enter`]). To be called
-/// while the process has one thread, after it has forked the processes that open and bind devices.
-/// `before_end` restores what a sudden end of the process does not; it must be async-signal-safe.
+/// Sets the mode of this process, of those that it forks ([`super::enter_helper`]) and of its
+/// threads. `before_end` restores what a sudden end of the process does not; it must be
+/// async-signal-safe.
 ///
 /// # Errors
 /// The kernel lacks what the mode needs.
-pub fn prepare(mode: Mode, run: &Confinement, before_end: fn()) -> Result<(), SandboxError> {
-    if mode == Mode::Off {
-        return Ok(());
+pub fn begin(mode: Mode, before_end: fn()) -> Result<(), SandboxError> {
+    if mode != Mode::Off {
+        has_filters().map_err(SandboxError::NoFilters)?;
+        let call = "sigaction";
+        refusal::catch(before_end).map_err(|source| SandboxError::Call { call, source })?;
+        mode.set();
     }
-    has_filters().map_err(SandboxError::NoFilters)?;
+    Ok(())
+}
+
+/// Confines the process, if [`begin`] was called with [`Mode::On`]. To be called while the process
+/// has one thread, after it has forked the processes that open and bind devices.
+///
+/// # Errors
+/// The kernel lacks what the mode needs.
+pub fn prepare(run: &Confinement) -> Result<(), SandboxError> {
     let call = |call| move |source| SandboxError::Call { call, source };
-    refusal::catch(before_end).map_err(call("sigaction"))?;
-    if mode == Mode::On {
+    if Mode::current() == Mode::On {
         raise_memory_limit(run.locks);
         hide_memory(run.shared).map_err(call("prctl"))?;
         confine_files(run).map_err(call("landlock"))?;
         warn!("{LIMITS}");
     }
-    mode.set();
     Ok(())
 }
 

@@ -6,10 +6,10 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
-use super::calls::{self, CALLS};
-use super::ioctls::{self, IOCTLS};
-use super::process::{Confinement, prepare};
-use super::{Kind, Mode, enter};
+use super::process::{Confinement, begin, prepare};
+use super::{Kind, Mode, enter, enter_helper};
+
+mod lists;
 
 /// What a child process has said on its standard error, and its exit status; `None` if a signal
 /// ended it.
@@ -51,7 +51,8 @@ fn child(work: impl FnOnce()) -> (Option<i32>, String) {
 
 /// Confines this process by `mode`, its only thread as `kind`.
 fn confine(mode: Mode, kind: Kind) {
-    prepare(mode, &Confinement::default(), || {}).unwrap();
+    begin(mode, || {}).unwrap();
+    prepare(&Confinement::default()).unwrap();
     enter(kind);
 }
 
@@ -303,6 +304,63 @@ fn a_confined_thread_has_no_rights_and_starts_confined_threads() {
     assert_eq!((status, said.as_str()), (Some(0), ""));
 }
 
+/// The processes that open and bind devices. A refused call fails, and the process goes on.
+#[test]
+fn helpers_are_refused_what_they_do_not_need() {
+    let calls: [fn() -> i64; 7] = [
+        || {
+            let attach = libc::PTRACE_ATTACH.into();
+            call(libc::SYS_ptrace, [attach, i64::from(i32::MAX), 0, 0, 0])
+        },
+        || call(libc::SYS_keyctl, [99, 0, 0, 0, 0]),
+        || call(libc::SYS_setns, [-1, 0, 0, 0, 0]),
+        || call(libc::SYS_unshare, [0; 5]),
+        || {
+            let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
+            call(libc::SYS_socket, [family.into(), kind.into(), 0, 0, 0])
+        },
+        || call(libc::SYS_process_vm_writev, [1, 0, 0, -1, 0]),
+        || call(libc::SYS_ioctl, [-1, 0x5412, 0, 0, 0]),
+    ];
+    for (index, make) in calls.into_iter().enumerate() {
+        for mode in [Mode::Off, Mode::Log, Mode::On] {
+            let (status, said) = child(|| {
+                begin(mode, || {}).unwrap();
+                enter_helper().unwrap();
+                let outcome = make();
+                let errno = std::io::Error::last_os_error().raw_os_error();
+                let refused = outcome == -1 && errno == Some(libc::EPERM);
+                assert_eq!(refused, mode == Mode::On, "{index} {mode:?}: {errno:?}");
+            });
+            assert_eq!((status, said.as_str()), (Some(0), ""), "{index}");
+        }
+    }
+    let (status, said) = child(|| {
+        let before = field("CapEff:");
+        begin(Mode::On, || {}).unwrap();
+        enter_helper().unwrap();
+        assert_eq!([field("Seccomp:"), field("NoNewPrivs:")], ["2", "1"]);
+        let kept = super::helper::KEPT.iter();
+        let kept = kept.fold(0, |set, (number, _)| set | 1_u64 << number);
+        let set = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        assert_eq!(set(&field("CapEff:")), set(&before) & kept);
+        assert_eq!(set(&field("CapPrm:")) & !kept, 0);
+        // The search for a device's uses asks for the addresses of interfaces.
+        let mut addresses = std::ptr::null_mut();
+        // SAFETY: getifaddrs(3) writes a pointer to memory of its own, which nobody frees here.
+        assert_eq!(unsafe { libc::getifaddrs(&mut addresses) }, 0);
+        // A program that it runs, as modprobe, and a thread.
+        let grep = std::process::Command::new("grep")
+            .args(["-c", "CapEff:.*[1-9a-f]", "/proc/self/status"])
+            .output()
+            .unwrap();
+        let some = set(&before) & kept != 0;
+        assert_eq!(grep.status.code(), Some(i32::from(!some)));
+        assert!(std::thread::spawn(|| field("Seccomp:")).join().unwrap() == "2");
+    });
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+}
+
 /// A call that is not in the list is said once, and its outcome is the kernel's.
 #[test]
 fn log_says_a_call_and_makes_it() {
@@ -357,7 +415,8 @@ fn files_that_were_not_named_cannot_be_opened() {
             read: vec![named.as_path().into()],
             ..Confinement::default()
         };
-        prepare(Mode::On, &run, || {}).unwrap();
+        begin(Mode::On, || {}).unwrap();
+        prepare(&run).unwrap();
         let open = |path| File::open(path).map_err(|e| e.raw_os_error()).map(drop);
         assert_eq!(open(named.as_path()), Ok(()));
         assert_eq!(open("/proc/self/status".as_ref()), Ok(()));
@@ -385,7 +444,8 @@ fn memory_is_hidden_unless_another_process_needs_it() {
                 shared,
                 ..Confinement::default()
             };
-            prepare(Mode::On, &run, || {}).unwrap();
+            begin(Mode::On, || {}).unwrap();
+            prepare(&run).unwrap();
             assert_eq!(dumpable(), wanted);
             let core = rustix::process::getrlimit(rustix::process::Resource::Core);
             assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
@@ -413,7 +473,8 @@ fn memory_can_be_locked_as_before() {
             locks: true,
             ..Confinement::default()
         };
-        prepare(Mode::On, &run, || {}).unwrap();
+        begin(Mode::On, || {}).unwrap();
+        prepare(&run).unwrap();
         enter(Kind::Main);
         let now = crate::sys::memlock_limit() == u64::MAX;
         let kept = field("CapEff:") == "0000000000004000";
@@ -421,109 +482,4 @@ fn memory_can_be_locked_as_before() {
         assert_eq!(now || kept, before);
     });
     assert_eq!((status, said.as_str()), (Some(0), ""));
-}
-
-/// The files that start threads which end before the guest runs, or which inherit the filter of the
-/// thread that starts them.
-const UNCONFINED: [&str; 5] = [
-    "vmm/machine/open_devices.rs",
-    "vmm/machine/vcpus.rs",
-    "vmm/memory/ram.rs",
-    "vmm/vcpu/pin.rs",
-    "vmm/vfio/open/parallel.rs",
-];
-/// Files and folders of other processes: what makes calls for devices, the programs that `host`
-/// runs, the commands of a client, the tracer, the benchmark.
-const OTHER_PROCESS: [&str; 5] = [
-    "vmm/vfio/opener/helper.rs",
-    "host/limited_command.rs",
-    "ctl/",
-    "trace/",
-    "bench/",
-];
-/// The threads of the server for requests call what src/control.rs gives: that is `enter`.
-const BY_A_CALL: [&str; 2] = ["api/server.rs", "api/workers.rs"];
-
-/// The source files below a folder, without those of tests.
-fn sources(folder: &std::path::Path, into: &mut Vec<std::path::PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_string();
-        if path.is_dir() && !["target", "tests", "fake"].contains(&name.as_str()) {
-            sources(&path, into);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
-            into.push(path);
-        }
-    }
-}
-
-/// A thread that somebody adds is confined, or has a reason here.
-#[test]
-fn every_thread_is_confined() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = root.parent().unwrap();
-    let mut files = Vec::new();
-    sources(root, &mut files);
-    let mut confined = Vec::new();
-    for path in files {
-        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        let count = |what: &str| code.matches(what).count();
-        // A method of this name starts one by the builder.
-        let starts = count(".spawn(") - count("self.spawn(");
-        let starts = starts + count(".spawn_scoped(") + count("thread::spawn(");
-        let known = UNCONFINED.iter().chain(&OTHER_PROCESS);
-        if starts == 0 || known.clone().any(|known| name.starts_with(known)) {
-            continue;
-        }
-        let enters = match BY_A_CALL.contains(&name) {
-            true => count("begin(Server") + count("begin(which"),
-            false => count("sandbox::enter("),
-        };
-        assert_eq!(
-            enters, starts,
-            "{name} starts threads that are not confined"
-        );
-        confined.push(name.to_string());
-    }
-    confined.sort();
-    let wanted = [
-        "api/server.rs",
-        "api/workers.rs",
-        "vmm/devices/output_queue.rs",
-        "vmm/event_thread.rs",
-        "vmm/machine/plug_remove.rs",
-        "vmm/memory/prefault.rs",
-        "vmm/vcpu/threads.rs",
-    ];
-    assert_eq!(confined, wanted);
-    let control = std::fs::read_to_string(root.join("control.rs")).unwrap();
-    assert!(control.contains("begin_threads_with(|thread| {\n        sandbox::enter("));
-}
-
-#[test]
-fn every_row_says_why_and_which() {
-    for row in CALLS {
-        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
-        assert!(super::names::name(row.number).is_some(), "{row:?}");
-    }
-    for row in IOCTLS {
-        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
-    }
-    // A kind that starts others has their lists.
-    for kind in Kind::ALL {
-        for other in kind.starts() {
-            let has = |number| calls::list(kind).any(|row| row.number == number);
-            assert!(calls::list(*other).all(|row| has(row.number)), "{kind:?}");
-            let has = |request| ioctls::list(kind).any(|row| row.request == request);
-            assert!(ioctls::list(*other).all(|row| has(row.request)), "{kind:?}");
-        }
-    }
-    let opens = |kind| calls::list(kind).any(|row| row.number == libc::SYS_openat);
-    let opening: Vec<_> = Kind::ALL.into_iter().filter(|kind| opens(*kind)).collect();
-    assert_eq!(opening, [Kind::Main, Kind::Queries, Kind::Changes]);
-    let runs = |kind| ioctls::list(kind).any(|row| row.name == "KVM_RUN");
-    let running: Vec<_> = Kind::ALL.into_iter().filter(|kind| runs(*kind)).collect();
-    assert_eq!(running, [Kind::Main, Kind::Vcpu]);
 }

@@ -62,15 +62,15 @@ fn confine(kind: Kind, mode: Mode) -> io::Result<()> {
     if mode == Mode::On {
         drop_capabilities()?;
     }
-    // Without this, only CAP_SYS_ADMIN may add a filter (seccomp(2)).
-    // SAFETY: the call passes numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
     let logged = (mode == Mode::Log).then(refusal::logged_calls);
     install(&filter::program(kind, process::id(), logged))
 }
 
 /// Adds a filter to this thread.
-fn install(program: &[sock_filter]) -> io::Result<()> {
+pub(super) fn install(program: &[sock_filter]) -> io::Result<()> {
+    // Without this, only CAP_SYS_ADMIN may add a filter (seccomp(2)).
+    // SAFETY: the call passes numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_ptr().cast_mut(),
@@ -90,16 +90,28 @@ fn install(program: &[sock_filter]) -> io::Result<()> {
     })
 }
 
+/// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h), and this thread.
+const CAPABILITIES: [u32; 2] = [0x2008_0522, 0];
+
 /// Drops all capabilities of this thread (capabilities(7)), but those that are kept.
 fn drop_capabilities() -> io::Result<()> {
-    /// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
-    const VERSION: u32 = 0x2008_0522;
-    let header = [VERSION, 0];
     // Effective, permitted, inheritable: the low halves, and then the high ones.
     let kept = KEPT.load(Ordering::Relaxed);
-    let sets = [kept, kept, 0, 0, 0, 0];
+    set_capabilities([kept, kept, 0, 0, 0, 0])
+}
+
+/// Drops the capabilities of this thread that are not among `kept`, by their bits.
+pub(super) fn limit_capabilities(kept: u32) -> io::Result<()> {
+    let mut sets = [0_u32; 6];
+    // SAFETY: the header and the sets live for the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, CAPABILITIES.as_ptr(), sets.as_mut_ptr()) })?;
+    let permitted = sets[1] & kept;
+    set_capabilities([sets[0] & kept, permitted, 0, 0, 0, 0])
+}
+
+fn set_capabilities(sets: [u32; 6]) -> io::Result<()> {
     // SAFETY: the header and the two sets of 32 bits, three times, live for the call.
-    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
+    check(unsafe { libc::syscall(libc::SYS_capset, CAPABILITIES.as_ptr(), sets.as_ptr()) })
 }
 
 fn check(outcome: i64) -> io::Result<()> {

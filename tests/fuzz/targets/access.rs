@@ -11,6 +11,7 @@ pub struct Access {
     /// How many bytes: the width is 1, 2, 4 or 8.
     width: u8,
     /// A write; else a read.
+    #[allow(dead_code)] // A ROM is only read.
     pub write: bool,
     /// What is written.
     value: u64,

@@ -39,7 +39,12 @@ fuzz_target!(|input: Input| {
     let mut config = policy::apply(&original);
     // An extended space of zeros is hidden.
     let filled = image.iter().skip(256).any(|byte| *byte != 0);
-    assert_eq!(config.size(), if filled { 4096 } else { 256 });
+    let size = if filled { 4096 } else { 256 };
+    assert_eq!(
+        config.size(),
+        size,
+        "an extended space of zeros is hidden, and no other"
+    );
 
     // Hidden capabilities are in no list, and lists end.
     let hidden = |cap| POLICY.rule(&image, cap).treatment == Treatment::Hide;

@@ -45,6 +45,20 @@ enum Width {
     Dword,
 }
 
+/// Fields of a bzImage (Documentation/arch/x86/boot.rst) and of the headers of an ELF image.
+const FIELDS: [usize; 32] = [
+    0x1f1, 0x1f4, 0x1fe, 0x201, 0x202, 0x206, 0x211, 0x214, 0x22c, 0x230, 0x234, 0x236, 0x238,
+    0x258, 0x25c, 0x260, 4, 5, 16, 18, 24, 32, 54, 56, 64, 72, 88, 96, 104, 176, 180, 192,
+];
+
+/// Where damage is: mostly at a field, else anywhere in the headers.
+fn damaged(at: u16) -> usize {
+    match at {
+        0..0xc000 => FIELDS[usize::from(at) % FIELDS.len()],
+        _ => usize::from(at) % 0x300,
+    }
+}
+
 struct Guest {
     layout: Layout,
     ram: Ram,
@@ -80,7 +94,7 @@ fuzz_target!(|input: Input| {
         };
         // The headers are where damage counts.
         for (i, byte) in value.to_le_bytes().into_iter().take(len).enumerate() {
-            if let Some(to) = image.get_mut(usize::from(*at) % 0x300 + i) {
+            if let Some(to) = image.get_mut(damaged(*at) + i) {
                 *to = byte;
             }
         }

@@ -45,6 +45,12 @@ impl Collected {
                 self.running.begin(event.time);
                 self.close(event.tid, event.time);
             }
+            Body::Kernel(happened) => {
+                let (name, at) = (happened.name, (event.time, 0));
+                let of = Of::Kernel(name);
+                self.timeline()
+                    .add(&of, || name.into(), Category::Kernel, at);
+            }
             Body::Coalesced(..) | Body::Process(_) => {}
         }
     }

@@ -54,6 +54,7 @@ pub fn page(of: &Collected, summary: &Summary, command: &str, filtered: bool) ->
     answers(page, of, &machines);
     page.push_str("<section id=counts><h2>Counts</h2>");
     tables::counts(page, summary);
+    tables::kernel(page, summary);
     page.push_str(
         "</section>\n<section id=events><h2>Events in order</h2><p>Events of a thread that are \
          alike and close together are one row, with the first one's values, their number, and \

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::event::{Body, Event};
 use crate::output::fields;
-use crate::output::line::{accessed, errno, exited};
+use crate::output::line::{accessed, errno, exited, kernel};
 
 /// The line of an event, without its time, thread and file.
 pub fn text(event: &Event) -> String {
@@ -30,6 +30,7 @@ pub fn text(event: &Event) -> String {
         Body::Exit(left) => exited(left),
         Body::Coalesced(access, meaning) => format!("coalesced {}", accessed(access, meaning)),
         Body::Entered => String::new(),
+        Body::Kernel(happened) => kernel(happened),
         Body::Process(text) => text.clone(),
     }
 }
@@ -55,6 +56,7 @@ pub fn key(event: &Event) -> u64 {
             (&meaning.function, &meaning.register).hash(&mut key);
         }
         Body::Entered => 3.hash(&mut key),
+        Body::Kernel(happened) => (5, happened.name).hash(&mut key),
         Body::Process(text) => (4, text).hash(&mut key),
     }
     key.finish()

@@ -74,6 +74,20 @@ pub fn counts(page: &mut String, summary: &Summary) {
     end(page, names.len());
 }
 
+/// The events of the kernel's own.
+pub fn kernel(page: &mut String, summary: &Summary) {
+    let Some(losses) = summary.losses else {
+        return;
+    };
+    page.push_str("<h3>Events of the kernel</h3>");
+    begin(page, &["event", "#events"]);
+    for (name, count) in summary.kernel() {
+        *page += &format!("<tr><td>{}<td class=n>{count}", Escaped(name));
+    }
+    *page += &format!("<tr><td>lost<td class=n>{}", losses.lost);
+    end(page, 0);
+}
+
 /// Who answers which address of a VM's guest.
 pub fn answers(page: &mut String, known: &Known, machine: &Machine) {
     let trapped = known.answers.trapped(machine.file);

@@ -29,10 +29,12 @@ pub enum Category {
     Iommufd,
     /// Another call: of eventfds, of memory.
     Other,
+    /// An event of the kernel.
+    Kernel,
 }
 
 /// All categories: the class in the page, and the words of the legend.
-pub const CATEGORIES: [(Category, &str, &str); 7] = [
+pub const CATEGORIES: [(Category, &str, &str); 8] = [
     (Category::Port, "c-port", "exit: port"),
     (Category::Memory, "c-memory", "exit: memory"),
     (Category::Exit, "c-exit", "exit: other"),
@@ -40,6 +42,11 @@ pub const CATEGORIES: [(Category, &str, &str); 7] = [
     (Category::Vfio, "c-vfio", "call: VFIO"),
     (Category::Iommufd, "c-iommufd", "call: iommufd"),
     (Category::Other, "c-other", "call: eventfd, memory"),
+    (
+        Category::Kernel,
+        "c-kernel",
+        "event of the kernel (--kernel)",
+    ),
 ];
 
 /// What a track is of, in the order of tracks.
@@ -51,6 +58,8 @@ pub enum Of {
     Device(u32),
     /// A thread.
     Thread(i32),
+    /// An event of the kernel, by its name.
+    Kernel(&'static str),
 }
 
 /// A part of a track.
@@ -123,7 +132,7 @@ impl Timeline {
         1 << self.shift
     }
 
-    /// The tracks: vCPUs, devices, threads.
+    /// The tracks: vCPUs, devices, threads, the kernel.
     pub fn tracks(&self) -> Vec<&Track> {
         let mut tracks: Vec<_> = self.tracks.iter().collect();
         tracks.sort_by_key(|track| track.of);

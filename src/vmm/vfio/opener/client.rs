@@ -13,6 +13,7 @@ use rustix::event::PollFlags;
 use tracing::debug;
 
 use crate::log::stderr::say;
+use crate::sandbox;
 use crate::sys::packets::Packets;
 use crate::sys::process;
 use crate::sys::ready;
@@ -83,7 +84,9 @@ impl Opener {
         let theirs = OwnedFd::from(theirs);
         let kept: Vec<_> = [&theirs].into_iter().chain(keep.iter().copied()).collect();
         let child = process::detach(c"vmm-guardian", &kept, || {
-            if let Ok(socket) = theirs.try_clone() {
+            // A process that is not confined does nothing for a run that is.
+            let confined = sandbox::enter_helper();
+            if let (Ok(()), Ok(socket)) = (confined, theirs.try_clone()) {
                 helper::serve(&Packets::from(socket), &calls);
             }
             // The end of a run forks again.

@@ -50,7 +50,7 @@ impl Answer {
 }
 
 /// Makes the calls that are asked for. Returns when the VMM has ended and all calls have returned.
-pub(super) fn serve(socket: &Packets, calls: &Arc<dyn Calls>) {
+pub fn serve(socket: &Packets, calls: &Arc<dyn Calls>) {
     let mut threads = Vec::new();
     while let Ok(Some(packet)) = socket.receive() {
         threads.retain(|thread: &thread::JoinHandle<()>| !thread.is_finished());

@@ -27,6 +27,7 @@ mod waiting;
 
 pub use client::Opener;
 pub use device_file::DeviceFile;
+pub use helper::serve;
 pub use request::{Calls, Request};
 pub use waiting::Waiting;
 

@@ -94,7 +94,7 @@ impl Request {
     }
 
     /// The request as bytes.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let (kind, rest): (u8, Vec<u8>) = match self {
             Self::Open(path) => (0, path.clone().into_bytes()),
             Self::DeviceOfGroup(name) => (1, name.to_bytes().into()),
@@ -112,7 +112,7 @@ impl Request {
     }
 
     /// The request from its bytes; `None` if the bytes are no request.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         Some(match kind {
             0 => Self::Open(String::from_utf8(rest.into()).ok()?),
