@@ -1,12 +1,14 @@
-# locked.sh COMMAND...: starts a program that has a device, prints how much of its memory must stay
-# where it is, and ends it.
-"$@" >/dev/null 2>&1 &
+# locked.sh COMMAND...: starts a guest that has a device, waits for its first line, prints how much of
+# the VMM's memory must stay where it is, and ends it.
+"$@" >/run/guest-said 2>/dev/null &
 tries=0
-until grep -q 'VmLck.* [1-9]\|VmPin.* [1-9]' /proc/$!/status; do
+until [ -s /run/guest-said ]; do
 	tries=$((tries + 1))
-	[ "$tries" -lt 200 ] || break
+	if [ "$tries" -gt 200 ]; then
+		echo "error: the guest says nothing" >&2
+		break
+	fi
 	sleep 0.05
 done
-sleep 0.5
 grep 'VmLck\|VmPin' /proc/$!/status
 kill $!

@@ -1,5 +1,5 @@
-# What the guests share that drive QEMU's edu device, which is function 00:01.0. (The device's
-# registers are in docs/specs/edu.rst of QEMU.)
+# What the guests share that drive QEMU's edu device, which is function 00:01.0. (QEMU's document
+# edu.rst has the device's registers.)
 	.include "common.s"
 
 	.set bar, 0xc0000000
@@ -18,13 +18,17 @@ flat:	mov $handler, %eax
 	sti
 	ret
 
-# answer: the device answers at its BAR, and may send requests (COMMAND).
+# answer: the device answers at its BAR, and may send requests (COMMAND). It has no reset, so what the
+# last guest has not acknowledged is acknowledged here.
 answer:	mov $0x810, %eax
 	mov $bar, %ecx
 	call write
 	mov $0x804, %eax
 	mov $6, %ecx
-	jmp write
+	call write
+	mov bar + 0x24, %eax
+	mov %eax, bar + 0x64
+	ret
 
 # message: the device interrupts by MSI, with the local APIC's address and the vector as data.
 message:

@@ -37,4 +37,3 @@ count:	cmpsl
 other:	loop count
 	mov $came_back, %esi
 	jmp say				# its `ret` ends `main`
-

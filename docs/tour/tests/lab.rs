@@ -66,8 +66,8 @@ mini-vmm host unbind 00:0b.0 >/dev/null 2>&1"
 /// mini-vmm calls besides stands in the chapter's table.
 fn makes_the_same_calls(traces: &[Output], chapter: &str) {
     for (command, trace) in TRACES.iter().zip(traces) {
-        for line in ["status 0", "words that came back: 00000200 "] {
-            let has = trace.text.lines().any(|l| l == line);
+        for line in ["status 0", "words that came back: 00000200"] {
+            let has = trace.text.lines().any(|l| l.trim_end() == line);
             assert!(has, "{command} did not say `{line}`:\n{}", trace.text);
         }
     }
@@ -122,14 +122,12 @@ fn the_lab_prints_what_is_recorded_and_answers_get_their_sentences() {
     });
     let record = Record::new(entries.collect()).text();
     let differs = difference(&sources.read(RECORD).unwrap(), &record);
-    assert_eq!(differs, None, "`make tour` records it anew");
-    for (answer, output) in answers.iter().zip(tried) {
+    let differs = differs.map(|what| format!("{RECORD}, {what}\n`make tour` records it anew"));
+    let wrong = answers.iter().zip(tried).filter_map(|(answer, output)| {
         let got = (answer.verdict)(output);
-        let file = answer.file.display();
-        assert_eq!(
-            got, answer.wanted,
-            "{file}, which printed:\n{}",
-            output.text
-        );
-    }
+        let (file, wanted, text) = (answer.file.display(), &answer.wanted, &output.text);
+        (got != *wanted).then(|| format!("{file}: {got:?}, not {wanted:?}; it printed:\n{text}"))
+    });
+    let wrong: Vec<_> = differs.into_iter().chain(wrong).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -97,6 +97,7 @@ fn machine(name: &'static str) -> Result<Scenario> {
     devices.extend(["-device", "edu,bus=bridge,addr=2"]);
     let scenario = Scenario::new(name)
         .limit(LIMIT)
+        .refusals()
         .disk(Disk::new("nvme-disk", 5))
         .disk(Disk::behind("usb-stick", 8, Controller::Usb))
         .disk(Disk::behind(
