@@ -38,8 +38,8 @@ pub fn judge(scenario: &Scenario, outcome: &Outcome, timed_out: bool) -> Result<
     }
 }
 
-/// Finds a line of L1's kernel that must not appear: an error of the kernel itself in any run, and an
-/// IOMMU fault unless the scenario has `refusals`.
+/// Finds a line of L1's kernel that must not appear: an error of the kernel itself in any run, and
+/// an IOMMU fault unless the scenario has `refusals`.
 fn complaint(log: &Path, refusals: bool) -> Option<String> {
     let text = fs::read(log).unwrap_or_default();
     String::from_utf8_lossy(&text)
