@@ -84,6 +84,7 @@ pub mod scripts;
 pub mod setup;
 pub mod suite;
 pub mod terminal;
+pub mod tour;
 pub mod transcript;
 pub mod vmm;
 
