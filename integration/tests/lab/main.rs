@@ -24,7 +24,6 @@ scenarios![
     bench,
     bench_ends,
     bench_writes,
-    bench_throttled,
     bind,
     managed,
     devices,
