@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: soak soak-seeded book deps-book deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -96,6 +96,12 @@ lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass t
 
 lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 	cargo test --package lab --test lab -- --apart
+
+soak: deps ## guests under load in the lab, SECONDS long (120), drawn from SEED; nothing may be lost
+	@cargo run --quiet --package lab --bin soak -- "$(SECONDS)" "$(SEED)"
+
+soak-seeded: deps ## that a soak finds a descriptor, a map and a record that are lost
+	integration/soak-seeded.sh
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes
 	cargo test --package lab --test intel

@@ -126,3 +126,42 @@ starve() {
 	say "starving"
 	chrt -f 99 sh -c 'while :; do :; done'
 }
+
+# Turns a slot's power off whose button was pressed, as await_unplugged does in a hurry.
+answer_presses() {
+	[ "$(presses)" -gt "$heard" ] || return 0
+	heard=$(presses)
+	for slot in /sys/bus/pci/slots/*; do
+		[ "$(cat "$slot/adapter")" = 0 ] || echo 0 >"$slot/power"
+	done
+}
+
+# soak_disk DISK: copies, and compares the copy, unless the disk goes meanwhile.
+soak_disk() {
+	copy_noise "$1" || return 0
+	noise=$(dd if="$1" bs=65536 skip=16 count=16 iflag=direct 2>/dev/null | md5sum)
+	copy=$(dd if="$1" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | md5sum)
+	[ ! -b "$1" ] || [ "$noise" = "$copy" ] || say "soak-lost $1: the copy is not the noise"
+}
+
+# Works all disks without a pause, those that come while the guest runs too, and sends pings, until
+# L1 ends the guest.
+soak() {
+	heard=$(presses)
+	if [ -e /sys/class/net/eth0 ]; then
+		ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+	fi
+	say "soaking"
+	count=0 shown=
+	while :; do
+		disks=$(ls /dev/nvme*n1 2>/dev/null | wc -l)
+		for disk in /dev/nvme*n1; do
+			[ ! -b "$disk" ] || soak_disk "$disk"
+		done
+		answer_presses
+		[ ! -e /sys/class/net/eth0 ] || say "pinged $(ping -q -A -c 5 -w 2 10.0.2.2 | count_pings)"
+		[ "$disks" = "$shown" ] || say "disks $disks"
+		shown=$disks count=$((count + 1))
+		say "soaked rounds=$count "
+	done
+}

@@ -1,0 +1,300 @@
+# The L1 script of `make soak`; busybox sh, run with -e. It also has $soak_seconds, $soak_seed, and
+# the addresses $first (a disk that each guest begins with), $second (a disk that comes and goes)
+# and $card (a network card). Facts are lines of "LAB: soak ..." and, for what is lost, "LAB: lost".
+
+socket=/run/api.sock
+runs=0 reboots=0 adds=0 removes=0 unbinds=0 kills=0 ends=0 rounds=0 pings=0 lost=0
+
+# draw N: sets $drawn to a number below N. The generator is that of C's standard (7.22.2.2).
+draw() {
+	soak_seed=$(((soak_seed * 1103515245 + 12345) & 0x7fffffff))
+	drawn=$(((soak_seed >> 16) % $1))
+}
+
+lose() {
+	lost=$((lost + 1))
+	say "lost $*"
+}
+
+ctl() {
+	timeout 60 mini-vmm ctl $socket "$@" >/run/ctl.out 2>&1
+}
+
+# seconds: prints the seconds since the soak has begun.
+seconds() {
+	echo $((($(milliseconds) - soak_began) / 1000))
+}
+
+# said TEXT: prints how often the guest has said TEXT in this run.
+said() {
+	grep -cF "$1" /run/vmm.console || :
+}
+
+# await_said TEXT COUNT: waits until the guest has said TEXT more often than COUNT.
+await_said() {
+	for _ in $(seq 900); do
+		[ "$(said "$1")" -le "$2" ] || return 0
+		kill -0 $vmm_pid 2>/dev/null || return 1
+		sleep 0.1
+	done
+	return 1
+}
+
+# counter NAME: prints a counter of mini-vmm.
+counter() {
+	mini-vmm ctl $socket counters --json | sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p"
+}
+
+# Prints what mini-vmm holds: descriptors, maps of devices, threads, memory slots.
+holds() {
+	echo "descriptors=$(ls /proc/$vmm_pid/fd | wc -l)" \
+		"maps=$(grep -c vfio /proc/$vmm_pid/maps || :)" \
+		"threads=$(ls /proc/$vmm_pid/task | wc -l)" \
+		"slots=$(counter memory_slots)" \
+		"pinned=$(pinned)"
+}
+
+# Prints how many pages are pinned. Each CPU counts for itself; a write to the file adds up.
+pinned() {
+	echo 1 >/proc/sys/vm/stat_refresh
+	awk '
+		$1 == "nr_foll_pin_acquired" { n += $2 }
+		$1 == "nr_foll_pin_released" { n -= $2 }
+		END { print n }' /proc/vmstat
+}
+
+# holds_as_before WHEN: fails if mini-vmm holds more than at the beginning of the run. Threads and
+# descriptors of a change end a moment after its answer.
+holds_as_before() {
+	for _ in $(seq 50); do
+		now=$(holds)
+		[ "$now" != "$held" ] || return 0
+		kill -0 $vmm_pid 2>/dev/null || return 0
+		sleep 0.1
+	done
+	for pair in $now; do
+		case " $held " in
+		*" $pair "*) ;;
+		*) lose "$1: $pair, at the beginning $held" ;;
+		esac
+	done
+	held=$now
+}
+
+# disk_is_whole BDF: L1's own driver reads the disk: the noise is as it was at the beginning, and
+# once the guest has worked the disk, the copy is the noise.
+disk_is_whole() {
+	if ! disk=$(disk_of "$1"); then
+		lose "the disk of $1: L1's driver has none"
+		return 0
+	fi
+	sum=$(dd if="$disk" bs=65536 skip=16 count=16 iflag=direct 2>/dev/null | md5sum)
+	copy=$(dd if="$disk" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | md5sum)
+	rest=$(dd if="$disk" bs=65536 skip=512 count=64 iflag=direct 2>/dev/null | md5sum)
+	known=$(cat "/run/noise.$1" 2>/dev/null || :)
+	if [ -z "$known" ]; then
+		echo "$sum $rest" >"/run/noise.$1"
+	elif [ "$known" != "$sum $rest" ]; then
+		lose "contents of $1: what no guest writes has changed"
+	elif [ -e "/run/worked.$1" ] && [ "$copy" != "$sum" ]; then
+		lose "contents of $1: the copy is not the noise"
+	fi
+}
+
+# begin: starts a guest with a disk, the card, and devices by an interface that is drawn.
+begin() {
+	draw 2
+	interface=container
+	[ $drawn = 0 ] || interface=iommufd
+	rm -f $socket
+	start_vmm $boot --memory 256M --ports 2 --iommu $interface --api-socket $socket \
+		--vfio "$first,managed=on" --vfio "$card,managed=on" \
+		--cmdline "$cmdline lab.act=soak lab.disks=none lab.hurry=1"
+	runs=$((runs + 1))
+	if ! await_said 'L2: soaking' 0 || ! await_said 'L2: soaked' 0; then
+		lose "run $runs: the guest did not begin"
+		return 1
+	fi
+	: >"/run/worked.$first"
+	held=$(holds)
+	plugged=
+}
+
+# act: reboots the guest, adds or removes the disk, or takes the disk from the run.
+act() {
+	draw 4
+	case $drawn in
+	0)
+		[ -z "$plugged" ] || remove
+		before=$(said 'L2: soaked rounds=1 ')
+		ctl reboot || lose "reboot: $(cat /run/ctl.out)"
+		await_said 'L2: soaked rounds=1 ' "$before" || lose "reboot: the guest did not come back"
+		reboots=$((reboots + 1))
+		holds_as_before reboot
+		;;
+	1) if [ -n "$plugged" ]; then remove; else add; fi ;;
+	2)
+		[ -n "$plugged" ] || add
+		remove
+		;;
+	3)
+		[ -n "$plugged" ] || add
+		unbind
+		;;
+	esac
+}
+
+add() {
+	before=$(said 'L2: disks 2')
+	if ! ctl add "$second,managed=on"; then
+		lose "add: $(tr '\n' ' ' </run/ctl.out)"
+		return 0
+	fi
+	adds=$((adds + 1)) plugged=yes
+	await_said 'L2: disks 2' "$before" || lose "add: the guest has not used the disk"
+	: >"/run/worked.$second"
+}
+
+remove() {
+	draw 3
+	force=
+	[ $drawn != 0 ] || force=--force
+	ctl remove "$second" $force || lose "remove: $(tr '\n' ' ' </run/ctl.out)"
+	removes=$((removes + 1))
+	gone
+}
+
+# The host takes the disk from the run.
+unbind() {
+	timeout 60 sh -c "echo $second >$sys/$second/driver/unbind" || lose "unbind: it has not ended"
+	unbinds=$((unbinds + 1))
+	gone
+}
+
+# The run has the disk no more, and its host's driver has it.
+gone() {
+	plugged=
+	await_driver "$second" nvme || lose "host driver: $second has $(driver_of "$second")"
+	holds_as_before "a removal"
+}
+
+# end: ends the run in one of four ways.
+end() {
+	draw 4
+	case $drawn in
+	0)
+		kill -9 $vmm_pid
+		kills=$((kills + 1))
+		;;
+	1)
+		kill -TERM $vmm_pid
+		ends=$((ends + 1))
+		;;
+	2)
+		ctl power-button || lose "power button: $(cat /run/ctl.out)"
+		ends=$((ends + 1))
+		# A guest that does not listen goes on.
+		for _ in $(seq 50); do
+			kill -0 $vmm_pid 2>/dev/null || break
+			sleep 0.1
+		done
+		kill -TERM $vmm_pid 2>/dev/null || :
+		;;
+	*)
+		ctl shutdown || lose "shutdown: $(cat /run/ctl.out)"
+		ends=$((ends + 1))
+		;;
+	esac
+	wait_vmm
+	count_work
+}
+
+count_work() {
+	rounds=$((rounds + $(said 'L2: soaked rounds=')))
+	pings=$((pings + $(awk -F = '/^L2: pinged / { n += $3 } END { print n + 0 }' /run/vmm.console)))
+	if grep -E '^L2: (soak-lost|act-failed)' /run/vmm.console >/run/bad; then
+		lose "guest: $(head -n 1 /run/bad)"
+	fi
+}
+
+# after: nothing of the run is left, once its helpers have ended.
+after() {
+	for _ in $(seq 150); do
+		drivers >/run/drivers.now
+		left=$(left)
+		if cmp -s /run/drivers /run/drivers.now && [ "$left" = "$nothing" ]; then
+			break
+		fi
+		sleep 0.1
+	done
+	cmp -s /run/drivers /run/drivers.now ||
+		lose "host driver: $(diff /run/drivers /run/drivers.now | tr '\n' ' ')"
+	for pair in $left; do
+		case " $nothing " in
+		*" $pair "*) ;;
+		*) lose "after run $runs: $pair, before the first $nothing" ;;
+		esac
+	done
+	nothing=$left
+	disk_is_whole "$first"
+	disk_is_whole "$second"
+}
+
+# Prints what is left of runs: pinned pages, open files of KVM and VFIO, records, processes.
+left() {
+	files='-> (/dev/(kvm|vfio|iommu)|anon_inode:.*(kvm|vfio))'
+	echo "pinned=$(pinned)" \
+		"open=$(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -cE -e "$files" || :)" \
+		"records=$(find /run/mini-vmm -name '0*' -o -name 'under-way' 2>/dev/null | wc -l)" \
+		"processes=$(cat /proc/[0-9]*/comm 2>/dev/null | grep -cE '^(vmm-|mini-vmm)' || :)"
+}
+
+# Prints the free memory in KiB, without what is only cached.
+free_memory() {
+	echo 3 >/proc/sys/vm/drop_caches
+	awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo
+}
+
+counters() {
+	say "soak s=$(seconds) runs=$runs reboots=$reboots adds=$adds removes=$removes" \
+		"unbinds=$unbinds kills=$kills ends=$ends rounds=$rounds pings=$pings lost=$lost" \
+		"$nothing free=$(free_memory) files=$(cut -f1 /proc/sys/fs/file-nr)"
+}
+
+soak() {
+	drivers >/run/drivers
+	nothing=$(left)
+	disk_is_whole "$first"
+	disk_is_whole "$second"
+	minute=1
+	while [ "$(seconds)" -lt "$soak_seconds" ]; do
+		if begin; then
+			draw 3
+			for _ in $(seq $((drawn + 1))); do
+				[ "$(seconds)" -lt "$soak_seconds" ] || break
+				kill -0 $vmm_pid 2>/dev/null || lose "run $runs: mini-vmm has ended by itself"
+				act
+			done
+			end
+		else
+			kill -9 $vmm_pid 2>/dev/null || :
+			wait_vmm
+		fi
+		after
+		# The first run fills caches of the kernel.
+		[ $runs != 1 ] || free_first=$(free_memory) files_first=$(cut -f1 /proc/sys/fs/file-nr)
+		if [ "$(seconds)" -ge $((minute * 60)) ]; then
+			counters
+			minute=$(($(seconds) / 60 + 1))
+		fi
+	done
+	[ $(($(free_memory) + 16384)) -ge $free_first ] ||
+		lose "memory: $(free_memory) KiB free, after the first run $free_first KiB"
+	[ "$(cut -f1 /proc/sys/fs/file-nr)" -le $((files_first + 64)) ] ||
+		lose "files: $(cut -f1 /proc/sys/fs/file-nr) of all, after the first run $files_first"
+	counters
+	say "soak-done lost=$lost"
+}
+
+soak_began=$(milliseconds)
+soak
