@@ -46,7 +46,7 @@ impl Soak {
             .limit(seconds + REST)
             .machine(|l1| l1.disks.extend([FIRST, SECOND]))
             .qemu(&NETWORK_CARD)
-            .may_be_degraded(&["device-returned"])
+            .may_be_degraded(&["device-returned", "no-peer-to-peer"])
             .script(script, verify)
     }
 }
