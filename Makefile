@@ -8,7 +8,8 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: soak soak-seeded book deps-book deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: soak soak-seeded book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
+.PHONY: lab-apart lab-intel lab-intel-all unit-slow
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -112,6 +113,9 @@ lab-intel-all: deps-intel ## the same with all tiny guests
 deb: deps-build man ## the Debian package, into target/deb
 	cargo build --release --package mini-vmm --bins
 	resources/package/deb.sh target/release target/man target/deb
+
+image: build ## a container image of the static programs (OCI), into target/image
+	resources/package/image.sh target/$(TARGET)/release target/image
 
 fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
 	cargo test --test fleet

@@ -89,6 +89,7 @@ fleet_needs() {
 	need slurm-wlm slurmctld
 	need munge munged
 	need lintian lintian
+	need mmdebstrap mmdebstrap
 }
 
 [ "$(uname -m)" = x86_64 ] ||

@@ -2,6 +2,8 @@
 # Makes a Debian package of built programs: deb.sh PROGRAMS MAN OUTPUT, three folders. The bytes of
 # the package depend on the programs and on the source tree alone.
 set -euo pipefail
+# The order of lists.
+export LC_ALL=C
 programs=$(realpath "$1")
 man=$(realpath "$2")
 mkdir -p "$3"
@@ -43,7 +45,9 @@ install -D -m 644 resources/package/60-mini-vmm.rules \
 
 doc=$root/usr/share/doc/mini-vmm
 mkdir -p "$doc"
-cp docs/config.md docs/control.md docs/fleet.md docs/host.md docs/install.md docs/stats.md "$doc"
+for page in config control fleet host install stats; do
+	install -m 644 "docs/$page.md" "$doc"
+done
 date=$(date --utc --date="@$SOURCE_DATE_EPOCH" --rfc-email)
 maintainer="The mini-vmm authors <authors@mini-vmm.dev>"
 gzip -9n >"$doc/CHANGELOG.md.gz" <CHANGELOG.md
@@ -69,6 +73,9 @@ cat >"$doc/copyright" <<-EOF
 $(sed -e 's/^$/./' -e 's/^/ /' LICENSE-BSD-3-Clause)
 EOF
 
+# In KiB, without what the file system of this machine adds.
+size=$(find "$root/usr" "$root/lib" -type f -printf '%s\n' |
+	awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
 mkdir -p "$root/DEBIAN"
 cat >"$root/DEBIAN/control" <<-EOF
 	Package: mini-vmm
@@ -80,7 +87,7 @@ cat >"$root/DEBIAN/control" <<-EOF
 	Recommends: kmod, udev
 	Suggests: initramfs-tools
 	Maintainer: $maintainer
-	Installed-Size: $(du -sk "$root/usr" | cut -f1)
+	Installed-Size: $size
 	Description: minimal virtual machine monitor for PCI passthrough
 	 mini-vmm boots a Linux guest under KVM and passes real PCI devices through to
 	 the guest with VFIO. It checks the host, binds devices to vfio-pci and gives

@@ -35,7 +35,7 @@ A guest's access stands as `out cfc.4`: port or address, and width in bytes.
 follow from the exit above.
 
 You can trace your own programs as an ordinary user; what you start ends with
-the tracer. For root, a seccomp filter lets all calls that are not shown run
+the tracer. For root, a seccomp filter lets calls that are never shown run
 without a stop; for others each call stops, and the command is slower.
 
 Exit status: the command's; 125 if it cannot be traced, 126 if it cannot be

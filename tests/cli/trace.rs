@@ -9,3 +9,4 @@ mod kernel;
 mod page;
 mod run;
 mod transcripts;
+mod witness;

@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use vmm_sys_util::tempdir::TempDir;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
-use crate::{PROGRAM, can_run, find, in_namespace, text_of, write};
+use crate::{can_run, find, in_namespace, text_of, write};
 
 /// A host with a disk at vfio-pci in group 7, whose node is `vfio0`.
 fn host(root: &Path) {
@@ -43,7 +44,6 @@ fn host(root: &Path) {
         "sys/class/vfio-dev",
         "dev",
         "run",
-        "image",
     ] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
@@ -70,7 +70,8 @@ mount --bind "$1/sys" /sys
 "$PROGRAM" host cdi --iommu "$INTERFACE" --output "$1/cdi/mini-vmm.json"
 "#;
 
-/// `--ulimit`: an engine within limits of its own cannot raise its defaults.
+/// `--ulimit`: an engine within limits of its own cannot raise its defaults. An image with busybox
+/// lists the nodes, because the image of the static programs has no other program.
 const RUN: &str = r#"
 mount -t tmpfs none /run
 mkdir /run/cdi
@@ -80,32 +81,48 @@ engine() {
 	podman --root "$folder/root" --runroot "$folder/runroot" --storage-driver vfs \
 		--cgroup-manager cgroupfs --events-backend none "$@"
 }
-tar -C "$folder/image" -c . | engine import --quiet - mini-vmm:test >&2
-engine run --rm --runtime runc --network none --ulimit nofile=1024:1024 \
-	--ulimit nproc=1024:1024 --device mini-vmm.dev/vfio=0000:01:00.0 mini-vmm:test \
-	/bin/busybox sh -c "/bin/busybox find /dev/vfio /dev/iommu /dev/kvm | /bin/busybox sort
-	/bin/mini-vmm --kernel /kernel --memory 64M"
+contain() {
+	engine run --rm --runtime runc --network none --ulimit nofile=1024:1024 \
+		--ulimit nproc=1024:1024 --device mini-vmm.dev/vfio=0000:01:00.0 "$@"
+}
+tar -C "$folder/image" -c . | engine import --quiet - busybox:test >&2
+contain busybox:test /bin/busybox find /dev/vfio /dev/iommu /dev/kvm | sort
+engine load --quiet --input "$IMAGE" >&2
+contain --volume "$folder/guest:/guest:ro" "$(engine images --quiet mini-vmm)" \
+	--kernel /guest/kernel --memory 64M
 "#;
 
-/// Puts the program, its libraries, busybox and a tiny guest into the image's folder.
-fn fill(image: &Path) {
-    fs::create_dir_all(image.join("bin")).unwrap();
-    fs::copy(find("busybox").unwrap(), image.join("bin/busybox")).unwrap();
-    fs::copy(PROGRAM, image.join("bin/mini-vmm")).unwrap();
-    let libraries = std::process::Command::new("ldd")
-        .arg(PROGRAM)
-        .output()
-        .unwrap();
-    for word in String::from_utf8_lossy(&libraries.stdout).split_whitespace() {
-        if word.starts_with('/') {
-            let to = image.join(word.trim_start_matches('/'));
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(word, to).unwrap();
-        }
-    }
+/// Puts busybox into the folder of one image, and a tiny guest beside the images.
+fn fill(folder: &Path) {
+    fs::create_dir_all(folder.join("image/bin")).unwrap();
+    fs::copy(find("busybox").unwrap(), folder.join("image/bin/busybox")).unwrap();
     let mut guest = Asm::new();
     guest.print("a guest in a container\n").power_off();
-    fs::write(image.join("kernel"), elf::image(&guest.finish())).unwrap();
+    fs::create_dir_all(folder.join("guest")).unwrap();
+    fs::write(folder.join("guest/kernel"), elf::image(&guest.finish())).unwrap();
+}
+
+/// Makes the image of the static programs, built without optimisation, and returns its path.
+fn image(folder: &Path) -> String {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = tree.join("target/image-test");
+    let target = "x86_64-unknown-linux-gnu";
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build
+        .current_dir(tree)
+        .args(["build", "--quiet", "--target", target, "--target-dir"]);
+    build
+        .arg(&built)
+        .args(["--package", "mini-vmm", "--package", "mini-vmm-bench"]);
+    build.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    text_of(build.output().unwrap());
+    let mut make = Command::new(tree.join("resources/package/image.sh"));
+    make.arg(built.join(target).join("debug")).arg(folder);
+    let first = text_of(make.output().unwrap());
+    let bytes = fs::read(first.trim()).unwrap();
+    assert_eq!(text_of(make.output().unwrap()), first);
+    assert!(bytes == fs::read(first.trim()).unwrap(), "the bytes differ");
+    first.trim().into()
 }
 
 #[test]
@@ -116,6 +133,8 @@ fn a_container_has_exactly_the_nodes_and_runs_a_guest() {
     if !Path::new("/dev/kvm").exists() {
         return crate::skipped("there is no /dev/kvm");
     }
+    let made = TempDir::new().unwrap();
+    let image = image(made.as_path());
     for (interface, nodes) in [
         (
             "container",
@@ -134,11 +153,11 @@ fn a_container_has_exactly_the_nodes_and_runs_a_guest() {
     ] {
         let dir = TempDir::new().unwrap();
         host(dir.as_path());
-        fill(&dir.as_path().join("image"));
+        fill(dir.as_path());
         let first = format!("INTERFACE={interface}\n{NODES}{SPECIFY}");
         let names = text_of(in_namespace(&first, dir.as_path()));
         assert_eq!(names, "mini-vmm.dev/vfio=0000:01:00.0\n");
-        let output = in_namespace(&format!("{NODES}{RUN}"), dir.as_path());
+        let output = in_namespace(&format!("IMAGE={image}\n{NODES}{RUN}"), dir.as_path());
         let said = text_of(output);
         let lines: Vec<_> = said.lines().collect();
         let (guest, seen) = lines.split_last().unwrap();

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::{PROGRAM, can_run, text_of};
+use crate::{PROGRAM, can_run, in_namespace, text_of};
 
 /// Makes the package, and returns its path.
 fn package(folder: &Path) -> PathBuf {
@@ -98,6 +98,89 @@ fn the_package_is_as_debian_wants_it() {
         .output();
     let left = text_of(left.unwrap());
     assert_eq!(left.trim(), root.join("etc/mini-vmm").to_str().unwrap());
+}
+
+/// Debian's essential packages in the folder `root`, from the mirror of this machine's own lists.
+const DEBIAN: &str = r#"
+apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Origin: Debian' \
+	'Label: Debian' | grep -v -- '-[^ ]*$' >"$1/mirrors"
+read -r mirror codename <"$1/mirrors"
+mmdebstrap --quiet --variant=essential --include=libgcc-s1 "$codename" "$1/root" "$mirror"
+"#;
+
+/// Installs the version before, upgrades it while a guest runs, removes and purges the package.
+/// `$NEW` is the package. The guest's end is waited for with the package gone.
+const UPGRADE: &str = r#"
+cd "$1"
+dpkg-deb --raw-extract "$NEW" old
+sed -i 's/^Version: .*/Version: 0.0.9/' old/DEBIAN/control
+dpkg-deb --root-owner-group --build old root/old.deb >&2
+cp "$NEW" root/new.deb
+mkdir -p root/etc/mini-vmm
+echo "kernel = '/kernel'" >root/etc/mini-vmm/web.toml
+mount -t proc proc root/proc
+mount --rbind /dev root/dev
+mount -t tmpfs tmpfs root/run
+files() {
+	find root -xdev -not -path 'root/var/log/*' -not -path 'root/var/lib/dpkg/*' | sort >"$1"
+}
+inside() {
+	LC_ALL=C chroot root /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+files before
+inside dpkg --install /old.deb >&2
+chroot root /usr/bin/mini-vmm --config /etc/mini-vmm/web.toml --memory 64M \
+	--api-socket /run/web.sock >console 2>&1 &
+run=$!
+trap 'kill "$run" 2>/dev/null || :' EXIT
+for _ in $(seq 300); do
+	if grep -q 'the guest runs' console; then break; fi
+	sleep 0.1
+done
+grep -q 'the guest runs' console || { cat console >&2; exit 1; }
+inside dpkg --install /new.deb >&2
+inside dpkg-query --show --showformat '${Version} ${Status}\n' mini-vmm
+inside mini-vmm ctl /run/web.sock info | grep '^state'
+inside dpkg --remove mini-vmm >&2
+kill -0 "$run"
+kill "$run"
+wait "$run"
+echo "the run has ended"
+inside dpkg --purge mini-vmm >&2
+files after
+diff before after && echo "nothing is left"
+cat root/etc/mini-vmm/web.toml
+"#;
+
+#[test]
+fn the_package_is_upgraded_and_removed_while_a_guest_runs() {
+    use crate::common::asm::Asm;
+    use crate::common::elf;
+
+    if !can_run(&["mmdebstrap", "dpkg", "apt-get"]) {
+        return;
+    }
+    if !Path::new("/dev/kvm").exists() {
+        return crate::skipped("there is no /dev/kvm");
+    }
+    let dir = TempDir::new().unwrap();
+    let new = package(dir.as_path());
+    text_of(in_namespace(DEBIAN, dir.as_path()));
+    let mut guest = Asm::new();
+    guest.print("the guest runs\n").hang();
+    let kernel = dir.as_path().join("root/kernel");
+    fs::write(kernel, elf::image(&guest.finish())).unwrap();
+    let script = format!("NEW={}\n{UPGRADE}", new.display());
+    let said = text_of(in_namespace(&script, dir.as_path()));
+    let lines: Vec<_> = said.lines().collect();
+    let version = concat!(env!("CARGO_PKG_VERSION"), " install ok installed");
+    assert_eq!(lines[0], version);
+    assert!(lines[1].starts_with("state    running"), "{said}");
+    assert_eq!(
+        lines[2..],
+        ["the run has ended", "nothing is left", "kernel = '/kernel'"],
+        "{said}"
+    );
 }
 
 /// systemd reads the unit without a complaint, and finds it no wider than it must be.

@@ -12,6 +12,7 @@ mod common;
 
 mod cdi;
 mod deb;
+mod kubernetes;
 mod slurm;
 mod udev;
 

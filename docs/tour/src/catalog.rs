@@ -1,5 +1,6 @@
 //! Messages and their translations, in the format of GNU gettext: docs/tour/po.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The messages of the book, without translations.
@@ -132,13 +133,19 @@ impl Catalog {
         text
     }
 
-    /// These messages with the translations of another catalog, and its header. What nobody says
-    /// any more is left out; what is new has no translation.
+    /// These messages with the translations of another catalog, and its header. What has changed a
+    /// little keeps its translation, which a translator must look at: it is `fuzzy`, and no reader
+    /// gets it. What nobody says any more is left out.
     #[must_use]
     pub fn translated_by(&self, other: &Self) -> Self {
+        let is_here = |id: &str| self.messages.iter().any(|m| m.id == id);
+        let gone: Vec<_> = other.messages.iter().filter(|m| !is_here(&m.id)).collect();
         let translated = self.messages.iter().map(|message| {
             let known = other.messages.iter().find(|m| m.id == message.id);
-            let known = known.cloned().unwrap_or_default();
+            let known = match known {
+                Some(known) if !known.translation.is_empty() => known.clone(),
+                _ => guess(message, &gone).unwrap_or_default(),
+            };
             Message {
                 flags: known.flags,
                 translation: known.translation,
@@ -150,6 +157,23 @@ impl Catalog {
             messages: translated.collect(),
         }
     }
+}
+
+/// The translation of the message that is most like a new one in its words, if most words are the
+/// same.
+fn guess(message: &Message, gone: &[&Message]) -> Option<Message> {
+    let alike = |other: &Message| {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+        let (own, other) = (words(&message.id), words(&other.id));
+        // In thousandths: one for the same words, none for no word in common.
+        own.intersection(&other).count() * 2000 / (own.len() + other.len())
+    };
+    let translated = gone.iter().filter(|m| !m.translation.is_empty());
+    let best = translated.max_by_key(|m| alike(m))?;
+    (alike(best) >= 600).then(|| Message {
+        flags: vec!["fuzzy".into()],
+        ..(*best).clone()
+    })
 }
 
 /// What is wrong with the translations: of `whole` files each message has one, and in every
@@ -283,5 +307,22 @@ mod tests {
         let pairs = merged.messages.iter().map(|m| (&*m.id, &*m.translation));
         assert_eq!(pairs.collect::<Vec<_>>(), [("later", ""), ("new", "neu")]);
         assert_eq!(merged.header, old.header);
+        assert!(merged.messages[1].is_translated());
+
+        // A message with one other word keeps its translation as a guess; another message does not.
+        let mut book = Catalog::default();
+        for id in ["one \"two\" \\ four", "one and two"] {
+            book.add(Message::new(id, "a.md"));
+        }
+        old.messages[0].flags.clear();
+        let merged = book.translated_by(&old);
+        let [guessed, other] = &merged.messages[..] else {
+            panic!("{merged:?}");
+        };
+        assert_eq!(
+            (&*guessed.translation, &*guessed.flags[0]),
+            ("eins", "fuzzy")
+        );
+        assert!(!guessed.is_translated() && other.translation.is_empty());
     }
 }

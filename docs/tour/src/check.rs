@@ -4,6 +4,7 @@
 mod assembled;
 mod binding;
 mod calls;
+mod counts;
 mod exits;
 mod initrd;
 mod machine;
@@ -57,7 +58,7 @@ impl Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 7] = [
+pub const EXERCISES: [Exercise; 8] = [
     Exercise {
         chapter: 1,
         gap: "gap.sh",
@@ -92,6 +93,11 @@ pub const EXERCISES: [Exercise; 7] = [
         chapter: 10,
         gap: "gap.s",
         check: Check::Here(initrd::check),
+    },
+    Exercise {
+        chapter: 12,
+        gap: "gap.txt",
+        check: Check::Here(counts::check),
     },
 ];
 

@@ -41,7 +41,7 @@ pub fn chapter_path(name: &str) -> String {
 }
 
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 7] = [
+pub const CHAPTERS: [(u32, &str); 8] = [
     (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
@@ -49,4 +49,5 @@ pub const CHAPTERS: [(u32, &str); 7] = [
     (5, "5-pci.md"),
     (6, "6-taking.md"),
     (10, "10-boot.md"),
+    (12, "12-costs.md"),
 ];

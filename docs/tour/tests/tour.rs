@@ -286,10 +286,11 @@ fn exercises_have_solutions_and_their_mistakes_have_sentences() {
 fn answers(exercise: &Exercise, run: fn(&Path) -> Result<(), String>) {
     let folder = root().join(format!("docs/tour/exercises/{}", exercise.chapter));
     let try_out = |name: &str| run(&folder.join(name));
-    assert_eq!(try_out("solution.s"), Ok(()));
+    let (_, end) = exercise.gap.split_once('.').unwrap();
+    assert_eq!(try_out(&format!("solution.{end}")), Ok(()));
     assert!(try_out(exercise.gap).is_err(), "the gap is no answer");
     for number in 1..=5 {
-        let name = format!("wrong-{number}.s");
+        let name = format!("wrong-{number}.{end}");
         let text = fs::read_to_string(folder.join(&name)).unwrap();
         assert_eq!(try_out(&name), Err(check::wanted(&text).unwrap()), "{name}");
     }

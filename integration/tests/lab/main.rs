@@ -49,6 +49,7 @@ scenarios![
     ports,
     resets,
     sandbox,
+    service,
     start,
     windows,
     topology,

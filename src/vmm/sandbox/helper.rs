@@ -33,7 +33,7 @@ pub const KEPT: [(u32, &str); 9] = [
 ];
 
 /// The calls that are refused whatever their arguments are.
-pub const REFUSED: [i64; 66] = [
+pub const REFUSED: [i64; 65] = [
     // Other processes.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -56,9 +56,9 @@ pub const REFUSED: [i64; 66] = [
     libc::SYS_personality,
     libc::SYS_fanotify_init,
     libc::SYS_open_by_handle_at,
-    // Networks.
+    // Networks. bind stays: getifaddrs(3), which tells whether an interface is in use, binds its
+    // socket.
     libc::SYS_connect,
-    libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -117,7 +117,7 @@ const X32: u32 = 1 << 30;
 
 /// The instructions before the list, and those after it.
 const BEFORE: usize = 5;
-const AFTER: usize = 14;
+const AFTER: usize = 17;
 
 /// The filter.
 static PROGRAM: [sock_filter; BEFORE + REFUSED.len() + AFTER] = {
@@ -136,13 +136,18 @@ static PROGRAM: [sock_filter; BEFORE + REFUSED.len() + AFTER] = {
         index += 1;
     }
     let rest = [
-        step(IF_EQUAL, 12, 0, libc::SYS_clone3 as u32),
+        step(IF_EQUAL, 15, 0, libc::SYS_clone3 as u32),
         step(IF_EQUAL, 0, 2, libc::SYS_clone as u32),
         step(LOAD, 0, 0, ARGUMENTS),
-        step(IF_ANY_BIT, 8, 7, NAMESPACES as u32),
-        step(IF_EQUAL, 0, 2, libc::SYS_socket as u32),
+        step(IF_ANY_BIT, 11, 10, NAMESPACES as u32),
+        step(IF_EQUAL, 0, 5, libc::SYS_socket as u32),
         step(LOAD, 0, 0, ARGUMENTS),
-        step(IF_EQUAL, 4, 5, libc::AF_UNIX as u32),
+        step(IF_EQUAL, 7, 0, libc::AF_UNIX as u32),
+        // The addresses of network interfaces (rtnetlink(7)). Without CAP_NET_ADMIN such a socket
+        // changes nothing.
+        step(IF_EQUAL, 0, 7, libc::AF_NETLINK as u32),
+        step(LOAD, 0, 0, ARGUMENTS + 16),
+        step(IF_EQUAL, 4, 5, libc::NETLINK_ROUTE as u32),
         // Words that a terminal takes for what its user typed (ioctl_console(2)).
         step(IF_EQUAL, 0, 3, libc::SYS_ioctl as u32),
         step(LOAD, 0, 0, ARGUMENTS + 8),
@@ -219,12 +224,16 @@ mod tests {
             assert_eq!(with(libc::SYS_clone, namespace | libc::SIGCHLD, 0), NO);
         }
         assert_eq!(with(libc::SYS_socket, libc::AF_UNIX, 0), YES);
-        for family in [
-            libc::AF_INET,
-            libc::AF_INET6,
-            libc::AF_NETLINK,
-            libc::AF_PACKET,
+        for (protocol, wanted) in [
+            (libc::NETLINK_ROUTE, YES),
+            (libc::NETLINK_AUDIT, NO),
+            (libc::NETLINK_GENERIC, NO),
         ] {
+            let arguments = [libc::AF_NETLINK, libc::SOCK_RAW, protocol, 0, 0, 0];
+            let data = Data::new(libc::SYS_socket, arguments.map(|word| word as u64));
+            assert_eq!(run(&PROGRAM, &data), wanted);
+        }
+        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_PACKET] {
             assert_eq!(with(libc::SYS_socket, family, 0), NO);
         }
         for request in [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCSTI | 1 << 32] {

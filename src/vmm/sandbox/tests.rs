@@ -6,10 +6,10 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
-use super::calls::{self, CALLS};
-use super::ioctls::{self, IOCTLS};
 use super::process::{Confinement, begin, prepare};
 use super::{Kind, Mode, enter, enter_helper};
+
+mod lists;
 
 /// What a child process has said on its standard error, and its exit status; `None` if a signal
 /// ended it.
@@ -345,6 +345,10 @@ fn helpers_are_refused_what_they_do_not_need() {
         let set = |text: &str| u64::from_str_radix(text, 16).unwrap();
         assert_eq!(set(&field("CapEff:")), set(&before) & kept);
         assert_eq!(set(&field("CapPrm:")) & !kept, 0);
+        // The search for a device's uses asks for the addresses of interfaces.
+        let mut addresses = std::ptr::null_mut();
+        // SAFETY: getifaddrs(3) writes a pointer to memory of its own, which nobody frees here.
+        assert_eq!(unsafe { libc::getifaddrs(&mut addresses) }, 0);
         // A program that it runs, as modprobe, and a thread.
         let grep = std::process::Command::new("grep")
             .args(["-c", "CapEff:.*[1-9a-f]", "/proc/self/status"])
@@ -478,109 +482,4 @@ fn memory_can_be_locked_as_before() {
         assert_eq!(now || kept, before);
     });
     assert_eq!((status, said.as_str()), (Some(0), ""));
-}
-
-/// The files that start threads which end before the guest runs, or which inherit the filter of the
-/// thread that starts them.
-const UNCONFINED: [&str; 5] = [
-    "vmm/machine/open_devices.rs",
-    "vmm/machine/vcpus.rs",
-    "vmm/memory/ram.rs",
-    "vmm/vcpu/pin.rs",
-    "vmm/vfio/open/parallel.rs",
-];
-/// Files and folders of other processes: what makes calls for devices, the programs that `host`
-/// runs, the commands of a client, the tracer, the benchmark.
-const OTHER_PROCESS: [&str; 5] = [
-    "vmm/vfio/opener/helper.rs",
-    "host/limited_command.rs",
-    "ctl/",
-    "trace/",
-    "bench/",
-];
-/// The threads of the server for requests call what src/control.rs gives: that is `enter`.
-const BY_A_CALL: [&str; 2] = ["api/server.rs", "api/workers.rs"];
-
-/// The source files below a folder, without those of tests.
-fn sources(folder: &std::path::Path, into: &mut Vec<std::path::PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_string();
-        if path.is_dir() && !["target", "tests", "fake"].contains(&name.as_str()) {
-            sources(&path, into);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
-            into.push(path);
-        }
-    }
-}
-
-/// A thread that somebody adds is confined, or has a reason here.
-#[test]
-fn every_thread_is_confined() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = root.parent().unwrap();
-    let mut files = Vec::new();
-    sources(root, &mut files);
-    let mut confined = Vec::new();
-    for path in files {
-        let name = path.strip_prefix(root).unwrap().to_str().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
-        let count = |what: &str| code.matches(what).count();
-        // A method of this name starts one by the builder.
-        let starts = count(".spawn(") - count("self.spawn(");
-        let starts = starts + count(".spawn_scoped(") + count("thread::spawn(");
-        let known = UNCONFINED.iter().chain(&OTHER_PROCESS);
-        if starts == 0 || known.clone().any(|known| name.starts_with(known)) {
-            continue;
-        }
-        let enters = match BY_A_CALL.contains(&name) {
-            true => count("begin(Server") + count("begin(which"),
-            false => count("sandbox::enter("),
-        };
-        assert_eq!(
-            enters, starts,
-            "{name} starts threads that are not confined"
-        );
-        confined.push(name.to_string());
-    }
-    confined.sort();
-    let wanted = [
-        "api/server.rs",
-        "api/workers.rs",
-        "vmm/devices/output_queue.rs",
-        "vmm/event_thread.rs",
-        "vmm/machine/plug_remove.rs",
-        "vmm/memory/prefault.rs",
-        "vmm/vcpu/threads.rs",
-    ];
-    assert_eq!(confined, wanted);
-    let control = std::fs::read_to_string(root.join("control.rs")).unwrap();
-    assert!(control.contains("begin_threads_with(|thread| {\n        sandbox::enter("));
-}
-
-#[test]
-fn every_row_says_why_and_which() {
-    for row in CALLS {
-        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
-        assert!(super::names::name(row.number).is_some(), "{row:?}");
-    }
-    for row in IOCTLS {
-        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
-    }
-    // A kind that starts others has their lists.
-    for kind in Kind::ALL {
-        for other in kind.starts() {
-            let has = |number| calls::list(kind).any(|row| row.number == number);
-            assert!(calls::list(*other).all(|row| has(row.number)), "{kind:?}");
-            let has = |request| ioctls::list(kind).any(|row| row.request == request);
-            assert!(ioctls::list(*other).all(|row| has(row.request)), "{kind:?}");
-        }
-    }
-    let opens = |kind| calls::list(kind).any(|row| row.number == libc::SYS_openat);
-    let opening: Vec<_> = Kind::ALL.into_iter().filter(|kind| opens(*kind)).collect();
-    assert_eq!(opening, [Kind::Main, Kind::Queries, Kind::Changes]);
-    let runs = |kind| ioctls::list(kind).any(|row| row.name == "KVM_RUN");
-    let running: Vec<_> = Kind::ALL.into_iter().filter(|kind| runs(*kind)).collect();
-    assert_eq!(running, [Kind::Main, Kind::Vcpu]);
 }
