@@ -28,7 +28,7 @@ if cargo run --quiet --package lab --bin soak -- "${SECONDS_OF_SOAK:-45}" 1 2>&1
 fi
 for patch in integration/seeded/*.patch; do
 	text=$(sed -n 's/^found: //p' "$patch")
-	if ! grep -F '  lost ' "$log" | grep -qF -- "$text"; then
+	if ! grep -qF -- "  $text" "$log"; then
 		echo "error: the soak has not found the leak of $patch (\"$text\")"
 		exit 1
 	fi

@@ -3,7 +3,10 @@
 # and $card (a network card). Facts are lines of "LAB: soak ..." and, for what is lost, "LAB: lost".
 
 socket=/run/api.sock
-runs=0 reboots=0 adds=0 removes=0 unbinds=0 kills=0 ends=0 rounds=0 pings=0 lost=0
+runs=0 confined=0 reboots=0 adds=0 removes=0 unbinds=0 kills=0 amid=0 ends=0
+rounds=0 pings=0 lost=0
+# KiB of its own that mini-vmm may have more than at the beginning of a run; the most that was seen.
+may_grow=1024 most=0
 
 # draw N: sets $drawn to a number below N. The generator is that of C's standard (7.22.2.2).
 draw() {
@@ -63,42 +66,78 @@ pinned() {
 		END { print n }' /proc/vmstat
 }
 
+# Prints the memory in KiB that belongs to mini-vmm alone, not to the guest, nor to a file.
+own() {
+	awk '$1 == "Anonymous:" { print $2 }' /proc/$vmm_pid/smaps_rollup 2>/dev/null
+}
+
+# differ NOW BEFORE WHEN: says which numbers are not as before.
+differ() {
+	for pair in $1; do
+		for old in $2; do
+			[ "${old%=*}" = "${pair%=*}" ] && [ "$old" != "$pair" ] || continue
+			lose "${pair%=*}: ${pair#*=} $3, ${old#*=} before"
+		done
+	done
+}
+
 # holds_as_before WHEN: fails if mini-vmm holds more than at the beginning of the run. Threads and
 # descriptors of a change end a moment after its answer.
 holds_as_before() {
 	for _ in $(seq 50); do
 		now=$(holds)
-		[ "$now" != "$held" ] || return 0
+		[ "$now" != "$held" ] || break
 		kill -0 $vmm_pid 2>/dev/null || return 0
 		sleep 0.1
 	done
-	for pair in $now; do
-		case " $held " in
-		*" $pair "*) ;;
-		*) lose "$1: $pair, at the beginning $held" ;;
-		esac
-	done
+	differ "$now" "$held" "after $1 in run $runs"
 	held=$now
+	more=$(($(own) - own_first))
+	[ $more -le $most ] || most=$more
+	[ $more -le $may_grow ] || lose "memory of mini-vmm: $more KiB more after $1 in run $runs"
 }
 
-# disk_is_whole BDF: L1's own driver reads the disk: the noise is as it was at the beginning, and
-# once the guest has worked the disk, the copy is the noise.
+# sum_of DISK SKIP COUNT: prints a checksum of COUNT pieces of 64 KiB.
+sum_of() {
+	dd if="$1" bs=65536 skip="$2" count="$3" iflag=direct 2>/dev/null | md5sum | cut -d' ' -f1
+}
+
+# begin_disk BDF: writes the number that guests count on, and remembers what no guest writes.
+begin_disk() {
+	disk=$(disk_of "$1")
+	echo 'round 0' | dd of="$disk" bs=4096 seek=3072 count=1 conv=sync,notrunc oflag=direct \
+		2>/dev/null
+	echo 0 >"/run/round.$1"
+	never_written "$disk" >"/run/rest.$1"
+}
+
+# Guests write at 4 MiB (the copy) and at 12 MiB (the number).
+never_written() {
+	echo "$(sum_of "$1" 0 64) $(sum_of "$1" 80 112) $(sum_of "$1" 193 63)"
+}
+
+# disk_is_whole BDF: L1's own driver reads the disk. It has the copy of the noise, if a guest has
+# made one, and the last number that a guest has written, or the next if the guest was ended before
+# it could say so; all else is as it was at the beginning.
 disk_is_whole() {
 	if ! disk=$(disk_of "$1"); then
 		lose "the disk of $1: L1's driver has none"
 		return 0
 	fi
-	sum=$(dd if="$disk" bs=65536 skip=16 count=16 iflag=direct 2>/dev/null | md5sum)
-	copy=$(dd if="$disk" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | md5sum)
-	rest=$(dd if="$disk" bs=65536 skip=512 count=64 iflag=direct 2>/dev/null | md5sum)
-	known=$(cat "/run/noise.$1" 2>/dev/null || :)
-	if [ -z "$known" ]; then
-		echo "$sum $rest" >"/run/noise.$1"
-	elif [ "$known" != "$sum $rest" ]; then
+	[ "$(never_written "$disk")" = "$(cat "/run/rest.$1")" ] ||
 		lose "contents of $1: what no guest writes has changed"
-	elif [ -e "/run/worked.$1" ] && [ "$copy" != "$sum" ]; then
+	if [ -e "/run/worked.$1" ] && [ "$(sum_of "$disk" 16 16)" != "$(sum_of "$disk" 64 16)" ]; then
 		lose "contents of $1: the copy is not the noise"
 	fi
+	serial=$(text_at "$disk" 0 | sed -n 's/^this is disk \([^,]*\),.*/\1/p')
+	wrote=$(sed -n "s/^L2: wrote $serial \([0-9]*\) end$/\1/p" /run/vmm.console | tail -n 1)
+	wrote=${wrote:-$(cat "/run/round.$1")}
+	text=$(text_at "$disk" 3072)
+	case $text in
+	"round $wrote" | "round $((wrote + 1))") ;;
+	*) lose "contents of $1: \"$text\", and a guest wrote \"round $wrote\"" ;;
+	esac
+	echo "${text#round }" >"/run/round.$1"
 }
 
 # begin: starts a guest with a disk, the card, and devices by an interface that is drawn.
@@ -106,8 +145,12 @@ begin() {
 	draw 2
 	interface=container
 	[ $drawn = 0 ] || interface=iommufd
+	draw 2
+	mode=off
+	[ $drawn = 0 ] || mode=on confined=$((confined + 1))
 	rm -f $socket
-	start_vmm $boot --memory 256M --ports 2 --iommu $interface --api-socket $socket \
+	start_vmm $boot --memory 256M --ports 2 --iommu $interface --sandbox $mode \
+		--api-socket $socket \
 		--vfio "$first,managed=on" --vfio "$card,managed=on" \
 		--cmdline "$cmdline lab.act=soak lab.disks=none lab.hurry=1"
 	runs=$((runs + 1))
@@ -116,7 +159,7 @@ begin() {
 		return 1
 	fi
 	: >"/run/worked.$first"
-	held=$(holds)
+	held=$(holds) own_first=$(own)
 	plugged=
 }
 
@@ -130,7 +173,7 @@ act() {
 		ctl reboot || lose "reboot: $(cat /run/ctl.out)"
 		await_said 'L2: soaked rounds=1 ' "$before" || lose "reboot: the guest did not come back"
 		reboots=$((reboots + 1))
-		holds_as_before reboot
+		holds_as_before 'a reboot'
 		;;
 	1) if [ -n "$plugged" ]; then remove; else add; fi ;;
 	2)
@@ -164,9 +207,13 @@ remove() {
 	gone
 }
 
+take() {
+	timeout 60 sh -c "echo $second >/sys/bus/pci/drivers/vfio-pci/unbind"
+}
+
 # The host takes the disk from the run.
 unbind() {
-	timeout 60 sh -c "echo $second >$sys/$second/driver/unbind" || lose "unbind: it has not ended"
+	take || lose "unbind: it has not ended"
 	unbinds=$((unbinds + 1))
 	gone
 }
@@ -178,35 +225,55 @@ gone() {
 	holds_as_before "a removal"
 }
 
-# end: ends the run in one of four ways.
+# end: ends the run in one of five ways.
 end() {
-	draw 4
+	draw 5
+	wanted=0
 	case $drawn in
 	0)
+		wanted=137
 		kill -9 $vmm_pid
 		kills=$((kills + 1))
 		;;
 	1)
-		kill -TERM $vmm_pid
-		ends=$((ends + 1))
+		wanted=137
+		kill_amid
+		amid=$((amid + 1))
 		;;
-	2)
-		ctl power-button || lose "power button: $(cat /run/ctl.out)"
-		ends=$((ends + 1))
+	2) kill -TERM $vmm_pid ;;
+	3)
+		ctl power-button || lose "power button: $(tr '\n' ' ' </run/ctl.out)"
 		# A guest that does not listen goes on.
-		for _ in $(seq 50); do
+		for _ in $(seq 20); do
 			kill -0 $vmm_pid 2>/dev/null || break
 			sleep 0.1
 		done
 		kill -TERM $vmm_pid 2>/dev/null || :
 		;;
-	*)
-		ctl shutdown || lose "shutdown: $(cat /run/ctl.out)"
-		ends=$((ends + 1))
-		;;
+	*) ctl shutdown || lose "shutdown: $(tr '\n' ' ' </run/ctl.out)" ;;
 	esac
 	wait_vmm
+	[ $wanted != 0 ] || ends=$((ends + 1))
+	[ $vmm_status = $wanted ] || lose "exit status: $vmm_status, not $wanted"
 	count_work
+}
+
+# kill_amid: kills mini-vmm at a moment of a reboot, an add, a removal, or an unbind by the host.
+kill_amid() {
+	draw 3
+	case $drawn in
+	0) ctl reboot & ;;
+	1) if [ -n "$plugged" ]; then ctl remove "$second" & else ctl add "$second,managed=on" & fi ;;
+	2)
+		[ -n "$plugged" ] || add
+		take 2>/dev/null &
+		;;
+	esac
+	other=$!
+	draw 40
+	usleep $((drawn * 25000))
+	kill -9 $vmm_pid
+	wait $other || :
 }
 
 count_work() {
@@ -229,12 +296,7 @@ after() {
 	done
 	cmp -s /run/drivers /run/drivers.now ||
 		lose "host driver: $(diff /run/drivers /run/drivers.now | tr '\n' ' ')"
-	for pair in $left; do
-		case " $nothing " in
-		*" $pair "*) ;;
-		*) lose "after run $runs: $pair, before the first $nothing" ;;
-		esac
-	done
+	differ "$left" "$nothing" "after run $runs"
 	nothing=$left
 	disk_is_whole "$first"
 	disk_is_whole "$second"
@@ -256,16 +318,17 @@ free_memory() {
 }
 
 counters() {
-	say "soak s=$(seconds) runs=$runs reboots=$reboots adds=$adds removes=$removes" \
-		"unbinds=$unbinds kills=$kills ends=$ends rounds=$rounds pings=$pings lost=$lost" \
-		"$nothing free=$(free_memory) files=$(cut -f1 /proc/sys/fs/file-nr)"
+	say "soak s=$(seconds) runs=$runs confined=$confined reboots=$reboots adds=$adds" \
+		"removes=$removes unbinds=$unbinds kills=$kills amid=$amid ends=$ends rounds=$rounds" \
+		"pings=$pings lost=$lost $nothing own=+$most" \
+		"free=$(free_memory) files=$(cut -f1 /proc/sys/fs/file-nr)"
 }
 
 soak() {
 	drivers >/run/drivers
 	nothing=$(left)
-	disk_is_whole "$first"
-	disk_is_whole "$second"
+	begin_disk "$first"
+	begin_disk "$second"
 	minute=1
 	while [ "$(seconds)" -lt "$soak_seconds" ]; do
 		if begin; then
