@@ -10,12 +10,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 copy=$target/soak-seeded/tree
 log=$target/soak-seeded/log
 
-rm -rf "$copy"
-mkdir -p "$copy"
-tar --exclude=./target --exclude=./.git -cf - . | tar -xf - -C "$copy"
-for patch in integration/seeded/*.patch; do
-	(cd "$copy" && GIT_CEILING_DIRECTORIES=$target/soak-seeded git apply) <"$patch"
-done
+resources/tree-with-bugs.sh integration/seeded "$copy"
 echo "building a mini-vmm that leaks"
 (cd "$copy" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release \
 	--target "$triple" --target-dir "$target/soak-seeded/target" \

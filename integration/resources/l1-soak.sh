@@ -160,7 +160,7 @@ begin() {
 	fi
 	: >"/run/worked.$first"
 	held=$(holds) own_first=$(own)
-	plugged=
+	plugged= given_up=
 }
 
 # act: reboots the guest, adds or removes the disk, or takes the disk from the run.
@@ -208,13 +208,25 @@ remove() {
 }
 
 take() {
-	timeout 60 sh -c "echo $second >/sys/bus/pci/drivers/vfio-pci/unbind"
+	echo "$second" >/sys/bus/pci/drivers/vfio-pci/unbind
 }
 
-# The host takes the disk from the run.
+# The host takes the disk from the run. The kernel waits for as long as the run has the disk.
 unbind() {
-	take || lose "unbind: it has not ended"
+	take &
+	taking=$!
+	for _ in $(seq 200); do
+		kill -0 $taking 2>/dev/null || break
+		sleep 0.1
+	done
 	unbinds=$((unbinds + 1))
+	if kill -0 $taking 2>/dev/null; then
+		lose "unbind: it has not ended in 20 s"
+		holds_as_before 'an unbind'
+		given_up=yes
+		kill -9 $vmm_pid 2>/dev/null || :
+	fi
+	wait $taking || :
 	gone
 }
 
@@ -232,7 +244,7 @@ end() {
 	case $drawn in
 	0)
 		wanted=137
-		kill -9 $vmm_pid
+		kill -9 $vmm_pid || :
 		kills=$((kills + 1))
 		;;
 	1)
@@ -240,7 +252,7 @@ end() {
 		kill_amid
 		amid=$((amid + 1))
 		;;
-	2) kill -TERM $vmm_pid ;;
+	2) kill -TERM $vmm_pid || : ;;
 	3)
 		ctl power-button || lose "power button: $(tr '\n' ' ' </run/ctl.out)"
 		# A guest that does not listen goes on.
@@ -255,7 +267,6 @@ end() {
 	wait_vmm
 	[ $wanted != 0 ] || ends=$((ends + 1))
 	[ $vmm_status = $wanted ] || lose "exit status: $vmm_status, not $wanted"
-	count_work
 }
 
 # kill_amid: kills mini-vmm at a moment of a reboot, an add, a removal, or an unbind by the host.
@@ -272,7 +283,7 @@ kill_amid() {
 	other=$!
 	draw 40
 	usleep $((drawn * 25000))
-	kill -9 $vmm_pid
+	kill -9 $vmm_pid || :
 	wait $other || :
 }
 
@@ -335,14 +346,16 @@ soak() {
 			draw 3
 			for _ in $(seq $((drawn + 1))); do
 				[ "$(seconds)" -lt "$soak_seconds" ] || break
+				[ -z "$given_up" ] || break
 				kill -0 $vmm_pid 2>/dev/null || lose "run $runs: mini-vmm has ended by itself"
 				act
 			done
-			end
 		else
+			given_up=yes
 			kill -9 $vmm_pid 2>/dev/null || :
-			wait_vmm
 		fi
+		if [ -z "$given_up" ]; then end; else wait_vmm; fi
+		count_work
 		after
 		# The first run fills caches of the kernel.
 		[ $runs != 1 ] || free_first=$(free_memory) files_first=$(cut -f1 /proc/sys/fs/file-nr)
