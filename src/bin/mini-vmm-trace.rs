@@ -15,7 +15,7 @@ use trace::output::html::output::Html;
 use trace::output::json::Lines;
 use trace::output::perfetto::Perfetto;
 use trace::output::text::{Style, Text};
-use trace::sys::signals;
+use trace::sys::signals::{self, KeptBack};
 use trace::watch::world::World;
 
 /// Runs a command, and shows its KVM, VFIO and iommufd calls, and what its guest does.
@@ -50,11 +50,12 @@ fn main() -> ExitCode {
             );
         }
     };
+    let signals = KeptBack::new();
     let kernel = args.kernel.then(kernel).flatten();
     let reader = args.output.is_none() && io::stderr().is_terminal();
     let emitter = Emitter::new(outputs, args.filter(), kernel).looked_at(reader);
     let mut world = World::new(emitter);
-    let end = engine::trace(&mut world, args.command, !args.no_filter);
+    let end = engine::trace(&mut world, args.command, !args.no_filter, signals);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
     }

@@ -15,7 +15,7 @@ use std::io;
 use crate::sys::clock;
 use crate::sys::ptrace::{self, CallStop, Until};
 use crate::sys::seccomp::Filter;
-use crate::sys::signals;
+use crate::sys::signals::{self, KeptBack};
 use crate::sys::spawn::{Started, Waiting};
 use crate::sys::tick;
 use crate::sys::wait::{Change, wait};
@@ -90,17 +90,24 @@ struct Engine<'a> {
 }
 
 /// Runs a command to the end of all that it has started, and tells how the command has ended. With
-/// `filter`, a seccomp filter is used if the kernel lets it.
+/// `filter`, a seccomp filter is used if the kernel lets it. Signals are kept back until they can
+/// be passed on.
 ///
 /// # Errors
 /// The command cannot be started or traced.
-pub fn trace(world: &mut World, command: Vec<OsString>, filter: bool) -> Result<End, TraceError> {
+pub fn trace(
+    world: &mut World,
+    command: Vec<OsString>,
+    filter: bool,
+    signals: KeptBack,
+) -> Result<End, TraceError> {
     let name = command.first().map(|word| word.display().to_string());
     let filter = filter.then(|| Filter::new(&calls::WATCHED));
-    let waiting = Waiting::new(command, filter.as_ref()).map_err(TraceError::Start)?;
+    let waiting = Waiting::new(command, filter.as_ref(), &signals).map_err(TraceError::Start)?;
     let pid = waiting.pid;
     ptrace::seize(pid).map_err(TraceError::Seize)?;
     let _passing = signals::pass_on(pid).map_err(TraceError::Start)?;
+    signals.let_come();
     let started = waiting.go();
     let first = world.first(pid);
     let mut engine = Engine {
@@ -146,6 +153,9 @@ impl Engine<'_> {
             let next = wait(false);
             out.look(matches!(next, Ok(None)));
             match next {
+                // A wait would let the buffer run over, as a guest whose exits the kernel handles
+                // by itself may make no stop for long.
+                Ok(None) if out.has_more() => return Ok(None),
                 Ok(None) => {}
                 next => return next,
             }

@@ -82,6 +82,7 @@ pub struct Order {
     seen: Vec<Seen>,
     waiting: BinaryHeap<Reverse<Waiting>>,
     next: u64,
+    has_more: bool,
     count: u64,
     last: u64,
     losses: Losses,
@@ -97,6 +98,7 @@ impl Order {
             seen: Vec::new(),
             waiting: BinaryHeap::new(),
             next: 0,
+            has_more: false,
             count: 0,
             last: 0,
             losses: Losses::default(),
@@ -129,11 +131,17 @@ impl Order {
         now >= self.next || self.seen.len() > MOST
     }
 
+    /// Whether the last look has left records in the buffer.
+    pub fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// Reads the buffer and shows the events whose turn has come. `idle`: no stop of a traced
     /// thread waits for the tracer.
     pub fn look(&mut self, now: u64, idle: bool, held: &[Held], show: &mut dyn FnMut(Event)) {
         let read = self.read(now, show);
-        self.next = if read < now { now } else { now + INTERVAL };
+        self.has_more = read < now;
+        self.next = if self.has_more { now } else { now + INTERVAL };
         let known = read.min(now.saturating_sub(SETTLED));
         self.retime(known);
         let is_held = |held: &&Held| !idle || !self.calls.is_slow(held.tid, now);

@@ -45,16 +45,23 @@ impl Owner {
     }
 }
 
-/// When a process has started (proc(5), /proc/PID/stat, field 22).
+/// When a process has started (proc(5), /proc/PID/stat, field 22). `None` if it runs no more: one
+/// that has ended stays in /proc as a zombie (Z) or dead (X) until its parent waits for it.
 fn start(proc: &Path, pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
     // The name of the program may have spaces and parentheses.
     let (_, behind) = stat.rsplit_once(')')?;
-    behind.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = behind.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(start)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -69,6 +76,13 @@ mod tests {
             ..own
         };
         assert!(!other.lives(proc));
+        let mut child = Command::new("true").spawn().unwrap();
+        let stat = proc.join(child.id().to_string()).join("stat");
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            thread::yield_now();
+        }
+        assert_eq!(start(proc, child.id()), None, "a zombie runs no more");
+        child.wait().unwrap();
         for name in [
             "",
             "mini-vmm-trace",

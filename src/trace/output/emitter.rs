@@ -125,6 +125,11 @@ impl Emitter {
         order.is_some_and(|order| order.is_due(clock::now()))
     }
 
+    /// Whether the last look at the kernel's events has left some in the buffer.
+    pub fn has_more(&self) -> bool {
+        self.order.as_ref().is_some_and(Order::has_more)
+    }
+
     /// Looks at the kernel's events, and shows what is due. `idle`: no stop of a thread waits.
     pub fn look(&mut self, idle: bool) {
         let Some(mut order) = self.order.take() else {

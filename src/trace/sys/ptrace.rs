@@ -113,7 +113,8 @@ pub fn call(tid: pid_t) -> CallStop {
     let size = size_of::<libc::ptrace_syscall_info>();
     // SAFETY: the kernel writes at most `size` bytes to `into`.
     let value = unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, into) };
-    if value <= 0 || info.arch != X86_64 {
+    let is_ours = info.arch == X86_64;
+    if value <= 0 || (!is_ours && info.op != libc::PTRACE_SYSCALL_INFO_SECCOMP) {
         return CallStop::Other;
     }
     match info.op {
@@ -133,8 +134,9 @@ pub fn call(tid: pid_t) -> CallStop {
         libc::PTRACE_SYSCALL_INFO_SECCOMP => {
             // SAFETY: `op` says that this member of the union was written.
             let stop = unsafe { info.u.seccomp };
+            // The tracer's own filter stops before calls of this architecture alone.
             match (stop.ret_data, stop.nr & X32) {
-                (DATA, 0) => CallStop::Entry(stop.nr, stop.args),
+                (DATA, 0) if is_ours => CallStop::Entry(stop.nr, stop.args),
                 _ => CallStop::Foreign,
             }
         }

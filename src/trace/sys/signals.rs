@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use libc::{c_int, c_void, pid_t, siginfo_t};
+use libc::{c_int, c_void, pid_t, siginfo_t, sigset_t};
 
 /// A pidfd of the command, which no other process can get by a reused number; -1 for none.
 static COMMAND: AtomicI32 = AtomicI32::new(-1);
@@ -21,6 +21,43 @@ const PASSED: [c_int; 6] = [
     libc::SIGUSR1,
     libc::SIGUSR2,
 ];
+
+/// Signals that wait until they can be passed on. Before, one would end the tracer, and what the
+/// tracer has made on the host would stay.
+#[derive(Clone, Copy)]
+pub struct KeptBack {
+    /// What was kept back before.
+    former: sigset_t,
+}
+
+impl KeptBack {
+    /// Lets signals wait from now on.
+    pub fn new() -> Self {
+        // SAFETY: all bytes of a set may be zero, and the calls get valid sets. They fail only for
+        // numbers that are no signals.
+        unsafe {
+            let mut set: sigset_t = mem::zeroed();
+            let mut former = set;
+            for signal in PASSED {
+                libc::sigaddset(&mut set, signal);
+            }
+            libc::sigprocmask(libc::SIG_BLOCK, &set, &mut former);
+            Self { former }
+        }
+    }
+
+    /// Lets them come, those that wait at once. Safe after fork(2).
+    pub fn let_come(&self) {
+        // SAFETY: the set is valid.
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.former, ptr::null_mut()) };
+    }
+}
+
+impl Default for KeptBack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 extern "C" fn pass(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     // SAFETY: with SA_SIGINFO, the kernel gives a valid structure.

@@ -9,6 +9,7 @@ use std::ptr;
 use libc::pid_t;
 
 use crate::sys::seccomp::Filter;
+use crate::sys::signals::KeptBack;
 
 /// A new process that waits to execute its command. Unless [`Waiting::go`] is called, the process
 /// ends with this value and never executes the command.
@@ -32,11 +33,15 @@ pub struct Started {
 
 impl Waiting {
     /// Forks. The child waits before it installs the filter, if there is one, and executes
-    /// `command`.
+    /// `command`. The child gets the signals that were kept back.
     ///
     /// # Errors
     /// The errno of pipe(2) or fork(2), or EINVAL if an argument has a NUL byte.
-    pub fn new(command: Vec<OsString>, filter: Option<&Filter>) -> io::Result<Self> {
+    pub fn new(
+        command: Vec<OsString>,
+        filter: Option<&Filter>,
+        signals: &KeptBack,
+    ) -> io::Result<Self> {
         let words: Result<Vec<CString>, _> = command
             .into_iter()
             .map(|word| CString::new(word.into_vec()))
@@ -52,7 +57,7 @@ impl Waiting {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 let fds = [&begin as &dyn AsRawFd, &wait, &tell].map(AsRawFd::as_raw_fd);
-                execute(&argv, filter, fds)
+                execute(&argv, filter, signals, fds)
             }
             pid => Ok(Self {
                 pid,
@@ -128,6 +133,7 @@ impl Started {
 fn execute(
     argv: &[*const libc::c_char],
     filter: Option<&Filter>,
+    signals: &KeptBack,
     [begin, wait, tell]: [RawFd; 3],
 ) -> ! {
     let mut byte = 0u8;
@@ -148,6 +154,7 @@ fn execute(
         }
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
+    signals.let_come();
     let has_filter = filter.is_some_and(Filter::install);
     say(tell, has_filter.into());
     // SAFETY: as above.
@@ -174,7 +181,10 @@ mod tests {
     fn touching(name: &str) -> (Waiting, PathBuf) {
         let name = format!("mini-vmm-trace-{name}-{}", std::process::id());
         let file = std::env::temp_dir().join(name);
-        let waiting = Waiting::new(vec!["touch".into(), file.clone().into()], None).unwrap();
+        let command = vec!["touch".into(), file.clone().into()];
+        let signals = KeptBack::new();
+        let waiting = Waiting::new(command, None, &signals).unwrap();
+        signals.let_come();
         (waiting, file)
     }
 

@@ -52,6 +52,9 @@ static void untraced(void) {
 	ended("clone3");
 }
 
+/* getpid of the 32-bit interface. In the 64-bit one, 20 is writev, which nothing here calls. */
+#define GETPID_32 20
+
 /* A filter of the program's own hands a call to a tracer, and refuses another. */
 static void own(void) {
 	struct sock_filter code[] = {
@@ -62,6 +65,8 @@ static void own(void) {
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_dup, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE | 8),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GETPID_32, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE | 9),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
@@ -74,6 +79,14 @@ static void own(void) {
 	printf("eventfd: %ld %s\n", value, strerror(errno));
 	value = dup(0);
 	printf("dup: %ld %s\n", value, strerror(errno));
+	/* A kernel without the 32-bit interface ends the child. */
+	if (fork() == 0) {
+		int result = GETPID_32;
+		__asm__ volatile("int $0x80" : "+a"(result) : : "memory", "r8", "r9", "r10", "r11");
+		printf("32-bit call: %d\n", result);
+		_exit(0);
+	}
+	ended("32-bit");
 }
 
 /* Voluntary waits during calls that no trace shows. */

@@ -202,6 +202,27 @@ fn the_next_run_removes_what_a_killed_tracer_has_left() {
 }
 
 #[test]
+fn a_signal_while_the_tracer_starts_ends_the_command_and_leaves_nothing() {
+    // The events are not set up yet when the instance's folder appears.
+    let script = format!(
+        "'{PROGRAM}' trace --kernel -c -o /dev/null -- sleep 100 & tracer=$!\n\
+         while kill -0 $tracer; do\n\
+         [ -e {TRACEFS}/instances/mini-vmm-trace-$tracer-* ] && break\n\
+         done\n\
+         kill -TERM $tracer; wait $tracer; echo status $?\n\
+         if ls {TRACEFS}/instances | grep -- -$tracer-; then echo left; fi"
+    );
+    let Some(output) = with_tracefs(&script, &[]) else {
+        return;
+    };
+    let said = said(&output);
+    let words = said
+        .lines()
+        .filter(|line| line.starts_with("status ") || *line == "left");
+    assert_eq!(words.collect::<Vec<_>>(), ["status 143"], "{said}");
+}
+
+#[test]
 fn without_tracefs_a_sentence_says_so_and_the_rest_works() {
     // An empty folder covers both folders of tracefs.
     let script = format!("exec '{PROGRAM}' trace --kernel -- true");
