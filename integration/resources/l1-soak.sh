@@ -68,7 +68,7 @@ pinned() {
 
 # Prints the memory in KiB that belongs to mini-vmm alone, not to the guest, nor to a file.
 own() {
-	awk '$1 == "Anonymous:" { print $2 }' /proc/$vmm_pid/smaps_rollup 2>/dev/null
+	awk '$1 == "Anonymous:" { print $2 }' /proc/$vmm_pid/smaps_rollup 2>/dev/null || echo 0
 }
 
 # differ NOW BEFORE WHEN: says which numbers are not as before.

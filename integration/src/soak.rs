@@ -68,3 +68,57 @@ fn verify(outcome: &Outcome) -> Result<()> {
         format!("no guest reached the network: {last}")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::{Line, Transcript};
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    fn verdict(lines: &[&str]) -> String {
+        let lines = lines.iter().map(|raw| Line::new(Duration::ZERO, raw));
+        let outcome = Outcome {
+            transcript: Transcript {
+                lines: lines.collect(),
+            },
+            dir: PathBuf::new(),
+        };
+        verify(&outcome).map_or_else(|error| error.to_string(), |()| "passed".into())
+    }
+
+    #[test]
+    fn a_soak_that_lost_something_or_did_nothing_fails() {
+        let counted = "LAB: soak s=60 runs=4 rounds=30 pings=500 lost=0";
+        let done = "LAB: soak-done lost=0";
+        assert_eq!(verdict(&[counted, done]), "passed");
+        let lost = "LAB: lost maps: 3 after a removal in run 2, 2 before";
+        assert!(verdict(&[lost, counted, done]).starts_with("lost: maps: 3"));
+        for (lines, says) in [
+            (&[counted][..], "not come to its end"),
+            (&[counted, "LAB: soak-done lost=1"], "not come to its end"),
+            (&[done], "did nothing"),
+            (
+                &[&counted.replace("rounds=30", "rounds=0"), done],
+                "did nothing",
+            ),
+            (
+                &[&counted.replace("pings=500", "pings=0"), done],
+                "no guest reached",
+            ),
+        ] {
+            assert!(verdict(lines).contains(says), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_the_whole_of_what_is_drawn() {
+        let script = |seed| {
+            let soak = Soak { seconds: 9, seed };
+            soak.scenario("unit").l1_script("quiet")
+        };
+        assert!(script(7).contains("soak_seconds=9 soak_seed=7\n"));
+        assert_eq!(script(7), script(7 | 1 << 31));
+        assert_ne!(script(7), script(8));
+    }
+}
