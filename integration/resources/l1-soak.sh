@@ -84,7 +84,8 @@ differ() {
 # holds_as_before WHEN: fails if mini-vmm holds more than at the beginning of the run. Threads and
 # descriptors of a change end a moment after its answer.
 holds_as_before() {
-	for _ in $(seq 50); do
+	limit=$(($(milliseconds) + 5000))
+	while [ "$(milliseconds)" -lt $limit ]; do
 		now=$(holds)
 		[ "$now" != "$held" ] || break
 		kill -0 $vmm_pid 2>/dev/null || return 0
@@ -297,7 +298,8 @@ count_work() {
 
 # after: nothing of the run is left, once its helpers have ended.
 after() {
-	for _ in $(seq 150); do
+	limit=$(($(milliseconds) + 15000))
+	while [ "$(milliseconds)" -lt $limit ]; do
 		drivers >/run/drivers.now
 		left=$(left)
 		if cmp -s /run/drivers /run/drivers.now && [ "$left" = "$nothing" ]; then
