@@ -84,6 +84,7 @@ pub mod setup;
 pub mod soak;
 pub mod suite;
 pub mod terminal;
+pub mod tour;
 pub mod transcript;
 pub mod vmm;
 

@@ -82,6 +82,8 @@ pub struct Scenario {
     pub class: Class,
     /// Whether the machine is idle most of the time.
     pub waits: bool,
+    /// Whether the IOMMU may refuse a device's request.
+    pub refusals: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
@@ -115,6 +117,7 @@ impl Scenario {
             limit: Duration::from_secs(150),
             class: Class::Quick,
             waits: false,
+            refusals: false,
             tiny_guests: false,
             built: Vec::new(),
             files: Vec::new(),
@@ -167,6 +170,13 @@ impl Scenario {
     /// own.
     pub fn waits(mut self) -> Self {
         self.waits = true;
+        self
+    }
+
+    /// Marks a scenario in which a device is told a wrong address, and so the IOMMU refuses its
+    /// request.
+    pub fn refusals(mut self) -> Self {
+        self.refusals = true;
         self
     }
 
