@@ -52,6 +52,7 @@ scenarios![
     resets,
     sandbox,
     service,
+    soak,
     start,
     windows,
     topology,
