@@ -34,7 +34,8 @@ fn script() -> String {
          qemu=qemu-system-x86_64\n\
          begin() {{\n\
          {bench} --peer $1 >/run/out 2>&1 & pid=$!\n\
-         for _ in $(seq 600); do pidof $qemu >/dev/null && break; sleep 0.1; done\n\
+         for _ in $(seq 600); do grep -q 'round 1, QEMU' /run/out && break; sleep 0.1; done\n\
+         for _ in $(seq 100); do pidof $qemu >/dev/null && break; sleep 0.1; done\n\
          say $1 $(pidof $qemu | wc -w) $(driver_of {bdf})\n\
          }}\n\
          gone() {{\n\
