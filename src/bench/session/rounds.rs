@@ -104,7 +104,7 @@ fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
             }
             Kind::Peer { peer, .. } if peer.counts() => {
                 say();
-                peer_turn(plan, &subject.kind).and_then(|turn| turn.count(guest, &plan.task, index))
+                peer_turn(plan, &subject.kind).and_then(|vmm| vmm.count(guest, &plan.task, index))
             }
             Kind::Peer { .. } | Kind::Host => continue,
         };
@@ -153,7 +153,7 @@ fn round(
             Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
             Kind::Peer { .. } => {
-                peer_turn(plan, &subject.kind).and_then(|turn| turn.trial(guest, &plan.task, seed))
+                peer_turn(plan, &subject.kind).and_then(|vmm| vmm.trial(guest, &plan.task, seed))
             }
         };
         let mut trial = trial?;

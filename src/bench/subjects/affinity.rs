@@ -40,8 +40,8 @@ fn vcpu_threads(process: &Path) -> Vec<(usize, i32)> {
     .collect()
 }
 
-/// The number of a virtual CPU by the name of its thread: QEMU's, crosvm's, Firecracker's, mini-vmm's,
-/// Cloud Hypervisor's.
+/// The number of a virtual CPU by the name of its thread: QEMU's, crosvm's, Firecracker's,
+/// mini-vmm's, Cloud Hypervisor's.
 pub(super) fn number(name: &str) -> Option<usize> {
     let name = name.strip_suffix("/KVM").unwrap_or(name);
     let mut starts = ["CPU ", "crosvm_vcpu", "fc_vcpu ", "vcpu ", "vcpu"].into_iter();

@@ -40,8 +40,8 @@ impl Monitor {
         })
     }
 
-    /// KVM's counters of all virtual CPUs together, by KVM's names; none by a QEMU before 7.1, which
-    /// does not know `query-stats`.
+    /// KVM's counters of all virtual CPUs together, by KVM's names; none by a QEMU before 7.1,
+    /// which does not know `query-stats`.
     pub(super) fn counters(&mut self) -> Result<BTreeMap<String, u64>> {
         if !self.ready {
             self.ask(&json!({ "execute": "qmp_capabilities" }))?;
