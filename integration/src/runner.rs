@@ -31,6 +31,14 @@ const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh
     nobody:x:65534:65534::/tmp:/bin/sh\n";
 const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\nnobody:x:65534:\n";
 
+/// The firmware that QEMU's q35 machine loads.
+const FIRMWARE: [&str; 4] = [
+    "/usr/share/seabios/bios-256k.bin",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/qemu/pvh.bin",
+];
+
 /// A scenario that passed.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
@@ -143,6 +151,15 @@ fn archive(
     l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
+    }
+    if scenario.qemu_in_l1 {
+        l1.host_program(&host.qemu)?;
+        for path in FIRMWARE.map(Path::new) {
+            if path.is_file() {
+                let name = path.to_string_lossy();
+                l1.host_file(name.trim_start_matches('/'), path, false)?;
+            }
+        }
     }
     for (name, build) in &scenario.built {
         l1.host_file(&format!("bin/{name}"), &build()?, true)?;

@@ -86,6 +86,8 @@ pub struct Scenario {
     pub refusals: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
+    /// Whether L1 has this host's QEMU.
+    pub qemu_in_l1: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
     pub built: Vec<(&'static str, Build)>,
     /// Further files of L1 by their path.
@@ -117,6 +119,7 @@ impl Scenario {
             waits: false,
             refusals: false,
             tiny_guests: false,
+            qemu_in_l1: false,
             built: Vec::new(),
             files: Vec::new(),
             given: Vec::new(),
@@ -180,6 +183,12 @@ impl Scenario {
     /// Gives L1 the tests of tests/guests.
     pub fn tiny_guests(mut self) -> Self {
         self.tiny_guests = true;
+        self
+    }
+
+    /// Gives L1 this host's QEMU with its firmware.
+    pub fn qemu_in_l1(mut self) -> Self {
+        self.qemu_in_l1 = true;
         self
     }
 
