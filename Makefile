@@ -9,7 +9,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
-.PHONY: lab-apart lab-intel lab-intel-all lab-goldens unit-slow models
+.PHONY: lab-apart lab-intel lab-intel-all lab-goldens unit-slow models soak soak-seeded
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -104,6 +104,12 @@ lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 lab-goldens: deps ## write the golden transcripts of traces in the lab anew
 	BLESS=1 cargo test --package lab --test lab a_trace_transcript_of
 	BLESS=1 cargo test --package lab --test lab a_trace_transcript_of -- --apart
+
+soak: deps ## guests under load in the lab, SECONDS long (120), drawn from SEED; nothing may be lost
+	@cargo run --quiet --package lab --bin soak -- "$(SECONDS)" "$(SEED)"
+
+soak-seeded: deps ## that a soak finds a descriptor, a map and a record that are lost
+	integration/soak-seeded.sh
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes
 	cargo test --package lab --test intel

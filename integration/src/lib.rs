@@ -47,11 +47,13 @@
 //! | [`load`] | random reads and writes whose results can be predicted |
 //! | [`random`] | pseudorandom numbers |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
+//! | [`inner_qemu`] | QEMU as a program of L1 |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
 //! | [`debian`] | a disk image with Debian's root file system |
 //! | [`lists`] | the package lists of apt that the lab uses |
 //! | [`newer_qemu`] | a QEMU for guests with XSAVE |
+//! | [`soak`] | guests under load for a time, and what must not be lost |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
 //! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
@@ -67,6 +69,7 @@ pub mod failure;
 pub mod headers;
 pub mod host;
 pub mod initramfs;
+pub mod inner_qemu;
 pub mod judge;
 pub mod kept;
 pub mod kernel;
@@ -84,6 +87,7 @@ pub mod scenario;
 pub mod screens;
 pub mod scripts;
 pub mod setup;
+pub mod soak;
 pub mod suite;
 pub mod terminal;
 pub mod tour;

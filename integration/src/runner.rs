@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::failure;
 use crate::host::{self, Host};
 use crate::initramfs::Archive;
+use crate::inner_qemu;
 use crate::judge::{emulator_failed, judge};
 use crate::kernel::{Kernel, KernelFile};
 use crate::listen::Ended;
@@ -30,14 +31,6 @@ const LOUD: &str = "loglevel=7 panic=-1";
 const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n\
     nobody:x:65534:65534::/tmp:/bin/sh\n";
 const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\nnobody:x:65534:\n";
-
-/// The firmware that QEMU's q35 machine loads.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/share/qemu/kvmvapic.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-    "/usr/share/qemu/pvh.bin",
-];
 
 /// A scenario that passed.
 #[derive(Clone, Copy, Debug)]
@@ -152,14 +145,8 @@ fn archive(
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
     }
-    if scenario.qemu_in_l1 {
-        l1.host_program(&host.qemu)?;
-        for path in FIRMWARE.map(Path::new) {
-            if path.is_file() {
-                let name = path.to_string_lossy();
-                l1.host_file(name.trim_start_matches('/'), path, false)?;
-            }
-        }
+    if scenario.inner_qemu {
+        inner_qemu::add(&mut l1, &host.qemu)?;
     }
     for (name, build) in &scenario.built {
         l1.host_file(&format!("bin/{name}"), &build()?, true)?;

@@ -37,7 +37,7 @@ pub fn qemus() -> Scenario {
     let script = format!("mini-vmm-trace -o /run/trace -- {vmm}");
     scenario("a_trace_transcript_of_qemu", &script, 3, "qemu")
         .machine(qemu::add)
-        .qemu_in_l1()
+        .inner_qemu()
         .apart()
 }
 
@@ -91,21 +91,16 @@ fn compare(path: &Path, found: &str) -> Result<()> {
         return fs::write(path, found).map_err(failed);
     }
     let golden = fs::read_to_string(path).map_err(failed)?;
-    let first = |text: &str| text.lines().next().map(String::from);
-    let body = |text: &str| {
-        text.lines()
-            .skip(1)
-            .map(|line| format!("{line}\n"))
-            .collect()
-    };
-    let [golden, found] = match first(&golden) == first(found) {
-        true => [golden, found.into()],
-        false => [&golden, found].map(|text| stable(&{ body(text) as String }, HOST)),
+    let (machine, body) = golden.split_once('\n').unwrap_or_default();
+    let (here, text) = found.split_once('\n').unwrap_or_default();
+    let [golden, found] = match machine == here {
+        true => [body, text].map(String::from),
+        false => [body, text].map(|text| stable(text, HOST)),
     };
     let lines = golden.lines().zip(found.lines());
     let differ = lines.enumerate().find(|(_, (a, b))| a != b);
     let text = differ.map_or("one is longer".into(), |(at, (golden, found))| {
-        format!("line {}\n- {golden}\n+ {found}", at + 1)
+        format!("line {}\n- {golden}\n+ {found}", at + 2)
     });
     expect(golden == found, || {
         format!(
