@@ -225,8 +225,8 @@ impl<'a> Line<'a> {
     /// The line, and below it what it is for.
     fn shown(&self, means: Option<&str>) -> [String; 2] {
         let means = means.or(self.why).unwrap_or_default();
-        let room = WIDTH - INDENT.len();
-        let means = match means.chars().count() > room {
+        let width = WIDTH - INDENT.len();
+        let means = match means.chars().count() > width {
             true => without_document(means),
             false => means,
         };

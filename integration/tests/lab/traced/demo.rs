@@ -39,7 +39,7 @@ fn check(screens: &[Vec<String>; 2]) -> Result<()> {
             let found = rest.split_once(words);
             rest = found.map_or("", |(_, after)| after);
             expect(found.is_some(), || {
-                format!("no {words} in its place:\n{text}")
+                format!("{words} is missing, or not in its order:\n{text}")
             })?;
         }
     }
