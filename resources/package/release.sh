@@ -61,12 +61,11 @@ resources/package/deb.sh "$dynamic" "$built/man" "$output"
 resources/package/image.sh "$output" "$output"
 
 echo "$version" >"$output/VERSION"
-# The changes of this version, or those that no version has yet.
-section=$version
-grep -q "^## $version" CHANGELOG.md || section=Unreleased
-awk -v head="## $section" \
-	'index($0, "## ") == 1 { on = index($0, head) == 1 } on' CHANGELOG.md >"$output/CHANGES.md"
-[[ -s $output/CHANGES.md ]] || fail "CHANGELOG.md has no section $version" "write it"
+# The changes of this version, and those that no version has yet.
+awk -v head="## $version" \
+	'index($0, "## ") == 1 { on = $0 == "## Unreleased" || index($0, head) == 1 } on' \
+	CHANGELOG.md >"$output/CHANGES.md"
+[[ -s $output/CHANGES.md ]] || fail "CHANGELOG.md has no section $version" "write the section"
 
 # What the programs are made of, from Cargo.lock, as CycloneDX. The tool writes a file beside the
 # manifest of each package of the workspace, and names packages of the workspace by their folders.
