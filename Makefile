@@ -8,8 +8,8 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image release release-twice deny msrv
-.PHONY: lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
+.PHONY: lab-apart lab-intel lab-intel-all unit-slow models soak soak-seeded release release-twice
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -39,7 +39,7 @@ build: deps-build ## the static release binaries: mini-vmm, mini-vmm-trace for `
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 
-test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all tour-lab ## all checks and tests, except make lab-apart, lab-intel and fleet
+test-all: deps check unit models unit-slow deny msrv fuzz-briefly lab-all tour-lab ## all checks and tests, except make lab-apart, lab-intel and fleet
 
 check: deps-build ## formatting, lints and line lengths; needs no QEMU
 	cargo fmt --all --check
@@ -48,6 +48,9 @@ check: deps-build ## formatting, lints and line lengths; needs no QEMU
 
 unit: deps-build ## all tests except the lab's; needs no QEMU
 	cargo test --workspace --exclude lab --exclude fuzz
+
+models: deps-build ## waits of several threads in each order in which they can go on, by loom
+	cargo test --package mini-vmm-core --features models --lib models::
 
 unit-slow: deps-build ## the tests that unit leaves out: a guest of 1.1 TiB, for which KVM takes 3 GiB
 	cargo test --test guests -- --ignored
@@ -97,6 +100,12 @@ lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass t
 
 lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 	cargo test --package lab --test lab -- --apart
+
+soak: deps ## guests under load in the lab, SECONDS long (120), drawn from SEED; nothing may be lost
+	@cargo run --quiet --package lab --bin soak -- "$(SECONDS)" "$(SEED)"
+
+soak-seeded: deps ## that a soak finds a descriptor, a map and a record that are lost
+	integration/soak-seeded.sh
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes
 	cargo test --package lab --test intel

@@ -86,6 +86,7 @@ deaf) be_deaf ;;
 plug-*) watch_plugs "${act#plug-}" ;;
 idle) stay_idle ;;
 starve) starve ;;
+soak) soak ;;
 esac
 complain
 

@@ -126,3 +126,66 @@ starve() {
 	say "starving"
 	chrt -f 99 sh -c 'while :; do :; done'
 }
+
+# Turns a slot's power off whose button was pressed, as await_unplugged does in a hurry.
+answer_presses() {
+	[ "$(presses)" -gt "$heard" ] || return 0
+	heard=$(presses)
+	for slot in /sys/bus/pci/slots/*; do
+		[ "$(cat "$slot/adapter")" = 0 ] || echo 0 >"$slot/power"
+	done
+}
+
+# copy_and_count DISK: copies, compares the copy, and counts on the disk. The number is said once it
+# is written.
+copy_and_count() {
+	copy_noise "$1" || return
+	dd if="$1" of=/run/noise bs=65536 skip=16 count=16 iflag=direct 2>/dev/null || return
+	dd if="$1" of=/run/copy bs=65536 skip=64 count=16 iflag=direct 2>/dev/null || return
+	cmp -s /run/noise /run/copy || say "soak-lost $1: the copy is not the noise"
+	round=$(text_at "$1" 3072)
+	serial=$(serial_of "$1")
+	[ -n "$round" ] && [ -n "$serial" ] || return
+	put_text_at "$1" 3072 "round $((${round#round } + 1))" || return
+	say "wrote $serial $((${round#round } + 1)) end"
+}
+
+# diskseq DISK: prints the number of a disk, which no other disk had before.
+diskseq() {
+	cat "/sys/block/${1#/dev/}/diskseq" 2>/dev/null || echo gone
+}
+
+# soak_disk DISK: works a disk. I/O may fail a moment before a disk goes, and else not.
+soak_disk() {
+	number=$(diskseq "$1")
+	! copy_and_count "$1" || return 0
+	for _ in $(seq 50); do
+		[ "$(diskseq "$1")" = "$number" ] && [ "$number" != gone ] || return 0
+		usleep 200000
+	done
+	say "soak-lost $1: I/O fails"
+}
+
+# Works all disks without a pause, those that come while the guest runs too, and sends pings, until
+# L1 ends the guest.
+soak() {
+	heard=$(presses)
+	if [ -e /sys/class/net/eth0 ]; then
+		ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+	fi
+	say "soaking"
+	count=0 shown=
+	while :; do
+		disks=$(ls /dev/nvme*n1 2>/dev/null | wc -l)
+		for disk in /dev/nvme*n1; do
+			[ ! -b "$disk" ] || soak_disk "$disk"
+		done
+		answer_presses
+		if [ -e /sys/class/net/eth0 ]; then
+			say "pinged $(ping -q -A -s 1400 -c 20 -w 2 10.0.2.2 | count_pings)"
+		fi
+		[ "$disks" = "$shown" ] || say "disks $disks"
+		shown=$disks count=$((count + 1))
+		say "soaked rounds=$count "
+	done
+}

@@ -50,6 +50,7 @@
 //! | [`debian`] | a disk image with Debian's root file system |
 //! | [`lists`] | the package lists of apt that the lab uses |
 //! | [`newer_qemu`] | a QEMU for guests with XSAVE |
+//! | [`soak`] | guests under load for a time, and what must not be lost |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
 //! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
@@ -80,8 +81,10 @@ pub mod runner;
 pub mod scenario;
 pub mod scripts;
 pub mod setup;
+pub mod soak;
 pub mod suite;
 pub mod terminal;
+pub mod tour;
 pub mod transcript;
 pub mod vmm;
 

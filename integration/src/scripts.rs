@@ -19,6 +19,9 @@ pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
 /// More acts, for devices that come and go.
 pub const L2_PLUGS: &str = include_str!("../resources/l2-plugs.sh");
 
+/// The L1 script of `make soak`.
+pub const L1_SOAK: &str = include_str!("../resources/l1-soak.sh");
+
 /// Options of both of the lab's kernels. A hash of a kernel's options is a part of its name in the
 /// cache.
 pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");

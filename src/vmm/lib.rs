@@ -20,11 +20,14 @@ pub mod lifecycle;
 pub mod log;
 pub mod machine;
 pub mod memory;
+#[cfg(all(test, feature = "models"))]
+mod models;
 pub mod plug;
 pub mod port;
 pub mod run_events;
 pub mod sandbox;
 pub mod stats;
+mod sync;
 pub mod sys;
 pub mod vcpu;
 pub mod vfio;

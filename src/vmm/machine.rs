@@ -22,7 +22,7 @@ mod devices;
 mod ends;
 mod error;
 mod later_devices;
-mod maps;
+pub(crate) mod maps;
 mod memory_faults;
 mod open_devices;
 mod platform;

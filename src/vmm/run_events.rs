@@ -1,10 +1,11 @@
 //! What has happened in a run: boots, pauses, the end. Others read it, wait for it, and are told.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use pci::Bdf;
 
 use crate::plug::RemovedBy;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// An event of a run. What it tells of can be read when the observer is called.
 #[derive(Clone, Debug, PartialEq, Eq)]

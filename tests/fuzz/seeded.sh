@@ -13,20 +13,8 @@ copy=$dir/seeded/tree
 targets=("$@")
 [ ${#targets[@]} != 0 ] || mapfile -t targets < <(all_targets)
 
-# The tree with all bugs. Only files that differ are replaced, so that Cargo builds no more.
-rm -rf "$copy.new" "$dir/seeded/corpus"
-mkdir -p "$copy.new" "$copy"
-tar --exclude=./target --exclude=./.git -cf - . | tar -xf - -C "$copy.new"
-for patch in "$copy.new"/tests/fuzz/seeded/*.patch; do
-	(cd "$copy.new" && GIT_CEILING_DIRECTORIES=$dir/seeded git apply "$patch")
-done
-(cd "$copy" && find . -type f) | while read -r file; do
-	[ -f "$copy.new/$file" ] || rm "$copy/$file"
-done
-(cd "$copy.new" && find . -type f) | while read -r file; do
-	cmp -s "$copy.new/$file" "$copy/$file" || install -D "$copy.new/$file" "$copy/$file"
-done
-rm -rf "$copy.new"
+rm -rf "$dir/seeded/corpus"
+resources/tree-with-bugs.sh tests/fuzz/seeded "$copy"
 # Its own folder: Cargo takes two copies of a workspace for one.
 (cd "$copy" && build_targets "$dir/seeded/target" "$dir/seeded/programs")
 

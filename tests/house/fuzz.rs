@@ -1,5 +1,6 @@
 //! Each fuzz target has its program, inputs to begin with, and a bug that it must find; the patch
-//! of each bug fits the tree as it is. `make fuzz-seeded` shows that the bugs are found.
+//! of each bug fits the tree as it is. `make fuzz-seeded` shows that the bugs are found, and `make
+//! soak-seeded` the leaks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -60,4 +61,6 @@ fn fit(folder: &Path) {
 #[test]
 fn the_patches_of_the_bugs_fit() {
     fit(&dir("seeded"));
+    // The leaks that a soak must find.
+    fit(&root().join("integration/seeded"));
 }

@@ -1,4 +1,4 @@
-# What the guests of chapters 5 and 10 share: the PVH note, and four routines. Each leaves the
+# What the guests of chapters 5 to 10 share: the PVH note, and four routines. Each leaves the
 # registers that it does not name as they were.
 	.section .note, "a", @note
 	.long 4, 4, 18

@@ -5,11 +5,16 @@ mod assembled;
 mod binding;
 mod calls;
 mod counts;
+mod dma;
+mod driver;
 mod exits;
 mod initrd;
 mod machine;
 mod memory;
+mod message;
+mod order;
 mod pci;
+mod registers;
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +63,7 @@ impl Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 8] = [
+pub const EXERCISES: [Exercise; 12] = [
     Exercise {
         chapter: 1,
         gap: "gap.sh",
@@ -90,6 +95,21 @@ pub const EXERCISES: [Exercise; 8] = [
         check: Check::InLab(calls::command, calls::verdict),
     },
     Exercise {
+        chapter: 7,
+        gap: "gap.txt",
+        check: Check::InLab(dma::command, dma::verdict),
+    },
+    Exercise {
+        chapter: 8,
+        gap: "gap.s",
+        check: Check::InLab(registers::command, registers::verdict),
+    },
+    Exercise {
+        chapter: 9,
+        gap: "gap.s",
+        check: Check::InLab(message::command, message::verdict),
+    },
+    Exercise {
         chapter: 10,
         gap: "gap.s",
         check: Check::Here(initrd::check),
@@ -98,6 +118,11 @@ pub const EXERCISES: [Exercise; 8] = [
         chapter: 12,
         gap: "gap.txt",
         check: Check::Here(counts::check),
+    },
+    Exercise {
+        chapter: 14,
+        gap: "gap.txt",
+        check: Check::Here(order::check),
     },
 ];
 

@@ -9,11 +9,13 @@
 //! | `memmap` | what guests/memmap.s prints | the same |
 //! | `groups` | lines of `mini-vmm host list --json` | the IOMMU groups |
 //! | `ladder` | a trace | the files, and which call makes or connects which |
+//! | `sides` | slots and maps of a trace | who reaches the memory of a process |
 //! | `header` | sixteen dwords, in hexadecimal | the fields of a function's header |
 
 mod groups;
 mod ladder;
 mod memmap;
+mod sides;
 
 use std::fmt::Write;
 
@@ -30,6 +32,7 @@ pub fn draw(kind: &str, data: &str) -> Result<String, String> {
         "map" => map(data),
         "memmap" => map(&memmap::ranges(data)?),
         "groups" => groups::groups(data),
+        "sides" => sides::sides(data),
         "ladder" => ladder::ladder(data),
         _ => Err(format!("`{kind}` is no kind of figure")),
     }

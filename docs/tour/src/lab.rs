@@ -83,7 +83,7 @@ impl Drop for Script {
 /// Boots the machine once, and runs commands in it.
 ///
 /// # Errors
-/// The machine does not start, or ends before the last command.
+/// The machine does not start, ends before the last command, or its kernel complains.
 pub fn run(
     commands: &[String],
     stable: &Stable,
@@ -95,7 +95,10 @@ pub fn run(
     programs.build_lab()?;
     let command = format!("target/debug/shell --run '{}'", script.0.display());
     let ended = programs.shell(&command, LIMIT)?;
-    let outputs = outputs(&ended.text, commands.len());
+    let outputs = outputs(&ended.text, commands.len()).and_then(|outputs| match ended.status {
+        0 => Ok(outputs),
+        status => Err(format!("the emulated machine ended with status {status}")),
+    });
     outputs
         .map_err(|why| format!("{why}; the lab says:\n{}", ended.text))
         .map(|outputs| {

@@ -25,6 +25,7 @@ pub mod lab;
 pub mod messages;
 pub mod pages;
 pub mod record;
+pub mod same;
 pub mod stable;
 pub mod weave;
 
@@ -41,13 +42,17 @@ pub fn chapter_path(name: &str) -> String {
 }
 
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 8] = [
+pub const CHAPTERS: [(u32, &str); 12] = [
     (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
     (4, "4-exit.md"),
     (5, "5-pci.md"),
     (6, "6-taking.md"),
+    (7, "7-dma.md"),
+    (8, "8-registers.md"),
+    (9, "9-interrupts.md"),
     (10, "10-boot.md"),
     (12, "12-costs.md"),
+    (14, "14-own.md"),
 ];

@@ -2,7 +2,6 @@
 //! kernel, and devices to pass through. With `--run`, a script runs there in place of the shell;
 //! docs/tour uses that.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{env, fs};
@@ -14,7 +13,7 @@ use lab::machine::NETWORK_CARD;
 use lab::scenario::Scenario;
 use lab::setup::Lab;
 use lab::transcript::Speaker;
-use lab::{Error, Result, runner, vmm};
+use lab::{Error, Result, runner, tour, vmm};
 
 const USAGE: &str = "usage: shell                a shell in L1, on this terminal
        shell --run SCRIPT   run a script in L1, and print what it prints";
@@ -66,8 +65,9 @@ cd /root
 say ended $([ -e /run/ended ] && echo 0 || echo 1)
 ";
 
-/// A script that chapters of docs/tour use.
+/// Scripts that chapters of docs/tour use.
 const CALLS: &str = include_str!("../../../docs/tour/calls.sh");
+const LOCKED: &str = include_str!("../../../docs/tour/locked.sh");
 
 /// The mark of the script's lines.
 const MARK: &str = "OUT| ";
@@ -91,12 +91,13 @@ fn main() -> ExitCode {
 
 /// L1 with a device of each kind that the tour passes through. The two devices behind a bridge to
 /// conventional PCI are in one group.
-fn machine(name: &'static str) -> Scenario {
+fn machine(name: &'static str) -> Result<Scenario> {
     let mut devices: Vec<&str> = NETWORK_CARD.to_vec();
     devices.extend(["-device", "edu,addr=b"]);
     devices.extend(["-device", "edu,bus=bridge,addr=2"]);
-    Scenario::new(name)
+    let scenario = Scenario::new(name)
         .limit(LIMIT)
+        .refusals()
         .disk(Disk::new("nvme-disk", 5))
         .disk(Disk::behind("usb-stick", 8, Controller::Usb))
         .disk(Disk::behind(
@@ -106,19 +107,20 @@ fn machine(name: &'static str) -> Scenario {
         ))
         .qemu(&devices)
         .built("mini-vmm-trace", vmm::tracer)
-        .built("take", take)
+        .built("take", tour::take)
+        .built("own", tour::own)
         .file("root/calls.sh", CALLS)
-}
-
-/// The program of chapter 6.
-fn take() -> Result<PathBuf> {
-    vmm::program("tour-vmm", "take")
+        .file("root/locked.sh", LOCKED);
+    let guests = tour::guests()?.into_iter();
+    Ok(guests.fold(scenario, |scenario, (name, bytes)| {
+        scenario.file(format!("root/{name}"), bytes)
+    }))
 }
 
 /// Runs an interactive shell in L1, and returns QEMU's exit status.
 fn shell() -> Result<u8> {
     let lab = Lab::prepare(&[Choice::Lab], false);
-    let scenario = machine("shell")
+    let scenario = machine("shell")?
         .file("root/.profile", PROFILE)
         .script(INTERACTIVE, |_| Ok(()));
     runner::interactive(&scenario, &lab)
@@ -129,7 +131,7 @@ fn run(script: &str) -> Result<u8> {
     let lab = Lab::prepare(&[Choice::Lab], false);
     let status = Arc::new(Mutex::new(1));
     let ended = Arc::clone(&status);
-    let scenario = machine("shell-run").script(RUN, move |outcome| {
+    let scenario = machine("shell-run")?.script(RUN, move |outcome| {
         let said = outcome.transcript.lab("ended").next();
         let said = said.and_then(|said| said.parse().ok());
         *ended.lock().unwrap_or_else(PoisonError::into_inner) =

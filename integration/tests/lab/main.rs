@@ -50,6 +50,7 @@ scenarios![
     resets,
     sandbox,
     service,
+    soak,
     start,
     windows,
     topology,

@@ -3,6 +3,7 @@
 
 mod checks;
 mod files;
+mod killed;
 mod perfetto;
 
 use lab::Result;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         traced("a_traced_guest_by_a_container", "container"),
         traced("a_traced_guest_by_iommufd", "iommufd").apart(),
+        killed::scenario(),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! The maps of guest memory for DMA, and how many devices use them. With the last device the maps
 //! go, and so does what they pin.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use tracing::info;
@@ -10,6 +10,7 @@ use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::{Dma, DmaMap};
 use crate::memory::dma_mapper::DmaMapper;
 use crate::memory::error::DmaError;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// The maps of a guest. Devices whose IOMMUs can be used together share them.
 pub(crate) struct Maps {

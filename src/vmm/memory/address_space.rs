@@ -1,7 +1,7 @@
 //! Guest-physical memory: one address space, whose listeners mirror every region.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::{mem, ptr};
 
 use tracing::error;
@@ -11,6 +11,7 @@ use crate::memory::error::MemoryError;
 use crate::memory::listener::MemoryListener;
 use crate::memory::mapping::PAGE_SIZE;
 use crate::memory::region::{Region, RegionKind};
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Default)]
 struct Inner {

@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -28,6 +28,7 @@ use crate::memory::error::{DmaError, MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
 use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The same error a second time.
 fn again(error: &io::Error) -> io::Error {

@@ -5,7 +5,9 @@
 //! RAM is still being zeroed and pinned ([`super::prefault`]): only the write that sets the bit
 //! waits.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A latch that opens when all RAM is mapped for DMA.
 ///

@@ -1,12 +1,13 @@
 //! The exit loop of a vCPU: one match on the reason of each exit from KVM_RUN
 //! (Documentation/virt/kvm/api.rst, 5 "The kvm_run structure").
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use kvm_bindings::{KVM_EXIT_NOTIFY, KVM_EXIT_X86_BUS_LOCK, KVM_NOTIFY_CONTEXT_INVALID};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
+use crate::sync::atomic::AtomicBool;
 use crate::sys::bus_error;
 use crate::vcpu::broken;
 use crate::vcpu::machine_check;

@@ -6,6 +6,7 @@
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
 //! | [`pause`] | where the threads wait while the guest is paused |
+//! | `vcpu_thread` | a thread, to interrupt it |
 //! | [`run_page`] | the page that KVM shares with a running vCPU |
 //! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
@@ -26,10 +27,10 @@ pub mod shared;
 pub mod state;
 pub mod threads;
 mod tsc;
+mod vcpu_thread;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::AtomicBool;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -40,6 +41,7 @@ use crate::layout::Reach;
 use crate::log::degraded::{self, Code};
 use crate::log::phases::FIRST_RUN;
 use crate::phase;
+use crate::sync::atomic::AtomicBool;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::shared::Shared;

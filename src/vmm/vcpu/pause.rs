@@ -7,11 +7,13 @@
 //! A pause lasts until it is ended. If the guest is reset meanwhile, the vCPUs of its next boot
 //! wait before their first instruction.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::signal::{Killable, SIGRTMIN};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::vcpu::vcpu_thread::VcpuThread;
 
 /// How long a vCPU may take to leave an exit. A reset of a device that its vCPU waits for may take
 /// longer (docs/rules.md, "What holds a vCPU up").
@@ -35,18 +37,6 @@ pub enum PauseError {
     /// Somebody ended the pause before all vCPUs had stopped.
     #[error("the guest is not paused: the pause was ended meanwhile")]
     Ended,
-}
-
-/// A vCPU's thread, which is alive while it is in the list of threads.
-#[derive(Clone, Copy)]
-struct VcpuThread(libc::pthread_t);
-
-// SAFETY: a VcpuThread is removed from the list by its own thread, under the list's lock, so the
-// handle is valid for each user of the list.
-unsafe impl Killable for VcpuThread {
-    fn pthread_handle(&self) -> libc::pthread_t {
-        self.0
-    }
 }
 
 /// Where the threads of all vCPUs wait.
@@ -81,15 +71,10 @@ pub struct Membership<'a>(&'a PausePoint);
 
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
-        let this = this_thread();
-        self.0.lock().threads.retain(|thread| thread.0 != this.0);
+        let this = VcpuThread::this();
+        self.0.lock().threads.retain(|thread| *thread != this);
         self.0.changed.notify_all();
     }
-}
-
-fn this_thread() -> VcpuThread {
-    // SAFETY: the call takes nothing and changes nothing.
-    VcpuThread(unsafe { libc::pthread_self() })
 }
 
 impl PausePoint {
@@ -112,7 +97,7 @@ impl PausePoint {
 
     /// Makes the calling thread one of the vCPUs' threads, which a pause waits for.
     pub fn join(&self) -> Membership<'_> {
-        self.lock().threads.push(this_thread());
+        self.lock().threads.push(VcpuThread::this());
         Membership(self)
     }
 
@@ -166,7 +151,7 @@ impl PausePoint {
             }
             for thread in &state.threads {
                 // A thread in the list has not ended, so the signal reaches it.
-                let _ = thread.kill(SIGRTMIN());
+                thread.kick();
             }
             let wait = self.changed.wait_timeout(state, KICK_AGAIN);
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
@@ -196,7 +181,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
     use std::thread;
 
-    use vmm_sys_util::signal::register_signal_handler;
+    use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
     use super::*;
 

@@ -43,7 +43,7 @@ pub fn assemble(source: &Path, end: &str) -> Result<Program, String> {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        for end in ["o", "bin", "elf"] {
+        for end in ["o", "bin", "elf", "img"] {
             // Not every one of them is there.
             let _ = fs::remove_file(self.0.with_extension(end));
         }

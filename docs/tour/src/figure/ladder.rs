@@ -31,6 +31,15 @@ fn call(line: &str) -> Option<Call<'_>> {
     })
 }
 
+/// Whether fields name a file, as a whole: `kvm` is not named by `(kvm-vfio)`.
+fn names(fields: &str, file: &str) -> bool {
+    fields.match_indices(file).any(|(at, _)| {
+        let before = fields.get(..at).unwrap_or_default();
+        let after = fields.get(at + file.len()..).unwrap_or_default();
+        before.ends_with(['(', '=']) && after.starts_with([')', ',', '}'])
+    })
+}
+
 /// One column for each file, one line for each call. Closing is left out.
 ///
 /// # Errors
@@ -58,9 +67,13 @@ pub fn ladder(data: &str) -> Result<String, String> {
     drawn = format!("{}\n", drawn.trim_end());
     for call in &calls {
         let own = files.iter().position(|file| *file == call.file);
-        let other = files.iter().position(|file| {
-            *file != call.file && (call.makes == Some(file) || call.rest.contains(file))
-        });
+        let made = call.makes.filter(|made| *made != call.file);
+        let other = match made {
+            Some(made) => files.iter().position(|file| *file == made),
+            None => files
+                .iter()
+                .position(|file| *file != call.file && names(call.rest, file)),
+        };
         let at = |column: Option<usize>| column.and_then(|column| starts.get(column)).copied();
         let (own, other) = (at(own).unwrap_or(0), at(other));
         let (first, last) = (own.min(other.unwrap_or(own)), own.max(other.unwrap_or(own)));
@@ -101,5 +114,25 @@ mod tests {
              \u{20}          ○────────●         VFIO_GROUP_GET_DEVICE_FD\n"
         );
         assert!(ladder("nothing").is_err());
+    }
+
+    #[test]
+    fn a_name_inside_of_another_is_not_that_file() {
+        let data = "kvm   openat(pathname=\"/dev/kvm\") = 3 (kvm)\n\
+            kvm   KVM_CREATE_VM(arg=0) = 4 (vm)\n\
+            vm    KVM_CREATE_DEVICE(type=x) = 0 (kvm-vfio) {fd=3 (kvm-vfio)}\n\
+            iommufd IOMMU_IOAS_ALLOC(size=12) = 0 {out_ioas_id=ioas 1}\n\
+            ioas 1 x(a=ioas 1, b=kvm) = 0\n";
+        let drawn = ladder(data).unwrap();
+        let lines: Vec<_> = drawn.lines().collect();
+        assert_eq!(lines[0], "kvm  vm  kvm-vfio  iommufd  ioas 1");
+        assert!(lines[1].starts_with("●      "), "{drawn}");
+        assert!(lines[2].starts_with("○────●"), "{drawn}");
+        assert!(lines[3].starts_with("     ○───●"), "{drawn}");
+        assert!(
+            lines[4].ends_with("○────────●       IOMMU_IOAS_ALLOC"),
+            "{drawn}"
+        );
+        assert!(lines[5].starts_with("●────"), "{drawn}");
     }
 }

@@ -298,7 +298,7 @@ fn a_map_that_stays_is_not_forgotten() {
         assert!(space.remove(start));
         assert_eq!(*fake.live.lock().unwrap(), [start]);
         let told = told.lock().unwrap();
-        assert!(told.starts_with("the IOMMU does not give up"), "{told}");
+        assert!(told.starts_with("the IOMMU does not give up"), "{}", *told);
         drop((space, dma));
         assert!(mapping.upgrade().is_some());
     }

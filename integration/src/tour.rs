@@ -1,0 +1,58 @@
+//! Builds the programs and the guest of docs/tour that run in L1.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::error::{Context, Error, Result};
+use crate::{host, vmm};
+
+/// The program that takes a device, one word for each call.
+pub fn take() -> Result<PathBuf> {
+    vmm::program("tour-vmm", "take")
+}
+
+/// The VMM of at most 200 lines.
+pub fn own() -> Result<PathBuf> {
+    vmm::program("tour-vmm", "own")
+}
+
+/// The guests that drive QEMU's teaching device, of docs/tour/guests. Each is made for mini-vmm
+/// (`.elf`) and for the VMM of at most 200 lines (`.img`).
+pub const GUESTS: [&str; 6] = ["edu", "stray", "pages", "bits", "pin", "messages"];
+
+/// Assembles all guests, and returns their names with their bytes.
+///
+/// # Errors
+/// The assembler's message.
+pub fn guests() -> Result<Vec<(String, Vec<u8>)>> {
+    let names = GUESTS.iter().flat_map(|name| {
+        let kinds = ["elf", "img"].into_iter();
+        kinds.map(move |kind| (*name, kind))
+    });
+    let made = names.map(|(name, kind)| {
+        let path = guest(name, kind)?;
+        let bytes = fs::read(&path).context(format!("read {}", path.display()))?;
+        Ok((format!("{name}.{kind}"), bytes))
+    });
+    made.collect()
+}
+
+/// Assembles a guest.
+fn guest(name: &str, kind: &str) -> Result<PathBuf> {
+    let program = host::target().join(format!("tour/lab/{name}.{kind}"));
+    let tour = host::workspace().join("docs/tour");
+    let output = Command::new("sh")
+        .arg(tour.join("assemble.sh"))
+        .arg(tour.join(format!("guests/{name}.s")))
+        .arg(&program)
+        .output()
+        .context("run sh")?;
+    match output.status.success() {
+        true => Ok(program),
+        false => Err(Error::failed(format!(
+            "{name}.s is not assembled:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        ))),
+    }
+}
