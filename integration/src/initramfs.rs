@@ -32,7 +32,7 @@ impl Archive {
             archive.directory(Path::new(dir));
         }
         archive.host_file("bin/busybox", &host.busybox, true)?;
-        archive.entry("bin/sh", SYMLINK, b"busybox", (0, 0));
+        archive.link("bin/sh", "busybox");
         archive.entry("dev/console", CHARACTER_DEVICE, b"", (5, 1));
         archive.program("init", init.as_bytes());
         Ok(archive)
@@ -69,7 +69,17 @@ impl Archive {
     /// Adds a dynamically linked program of L0 as `/bin/NAME`, with the libraries that ldd names.
     pub fn host_program(&mut self, program: &Path) -> Result<()> {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
-        self.host_file(&format!("bin/{name}"), program, true)?;
+        self.host_program_as(&format!("bin/{name}"), program)
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) {
+        self.entry(name, SYMLINK, target.as_bytes(), (0, 0));
+    }
+
+    /// Adds a dynamically linked program of L0 under a name, with the libraries that ldd names.
+    pub fn host_program_as(&mut self, name: &str, program: &Path) -> Result<()> {
+        self.host_file(name, program, true)?;
         let listing = host::output(Command::new("ldd").arg(program))?;
         let libraries = listing
             .split_whitespace()

@@ -45,6 +45,7 @@
 //! | [`load`] | random reads and writes whose results can be predicted |
 //! | [`random`] | pseudorandom numbers |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
+//! | [`inner_qemu`] | QEMU as a program of L1 |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
 //! | [`debian`] | a disk image with Debian's root file system |
@@ -66,6 +67,7 @@ pub mod failure;
 pub mod headers;
 pub mod host;
 pub mod initramfs;
+pub mod inner_qemu;
 pub mod judge;
 pub mod kernel;
 pub mod listen;

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::failure;
 use crate::host::{self, Host};
 use crate::initramfs::Archive;
+use crate::inner_qemu;
 use crate::judge::{emulator_failed, judge};
 use crate::kernel::{Kernel, KernelFile};
 use crate::listen::Ended;
@@ -143,6 +144,9 @@ fn archive(
     l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
+    }
+    if scenario.inner_qemu {
+        inner_qemu::add(&mut l1, &host.qemu)?;
     }
     for (name, build) in &scenario.built {
         l1.host_file(&format!("bin/{name}"), &build()?, true)?;

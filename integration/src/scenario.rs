@@ -86,6 +86,8 @@ pub struct Scenario {
     pub refusals: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
+    /// Whether L1 has QEMU, as `/bin/qemu-system-x86_64`.
+    pub inner_qemu: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
     pub built: Vec<(&'static str, Build)>,
     /// Further files of L1 by their path.
@@ -119,6 +121,7 @@ impl Scenario {
             waits: false,
             refusals: false,
             tiny_guests: false,
+            inner_qemu: false,
             built: Vec::new(),
             files: Vec::new(),
             given: Vec::new(),
@@ -183,6 +186,12 @@ impl Scenario {
     /// Gives L1 the tests of tests/guests.
     pub fn tiny_guests(mut self) -> Self {
         self.tiny_guests = true;
+        self
+    }
+
+    /// Gives L1 QEMU.
+    pub fn inner_qemu(mut self) -> Self {
+        self.inner_qemu = true;
         self
     }
 

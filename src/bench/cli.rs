@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::session::cpus;
 use crate::session::settings::Settings;
 use crate::subjects::list::Change;
+use crate::subjects::peer::Choice;
 use crate::work::task::Engine;
 
 /// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
@@ -17,19 +18,22 @@ use crate::work::task::Engine;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-This program writes to no disk: each subject opens it for reads alone, and
-exclusively. A device that the host uses (a mounted file system, swap, a RAID)
-is refused. When the disk comes back to the host, udev may assemble a stopped
-RAID or volume group on it, and write: use a disk without members of one.
-For each turn of a guest, mini-vmm binds the device to vfio-pci and gives it
-back. If this program is killed, the device goes back all the same; should it
-not, `mini-vmm host unbind ADDR` gives it back.
+Without --destroy this program writes to no disk: each subject opens it for
+reads alone, and exclusively. A device that the host uses (a mounted file
+system, swap, a RAID) is refused. When the disk comes back to the host, udev
+may assemble a stopped RAID or volume group on it, and write: use a disk
+without members of one. For each turn of a guest that has the device, mini-vmm
+binds it to vfio-pci and gives it back. If this program is killed, the device
+goes back all the same, but for a turn of another VMM: type
+`mini-vmm host unbind ADDR` then.
 
 Examples:
   mini-vmm-bench 0000:01:00.0 --dry-run     what would be done, and for how long
   mini-vmm-bench 0000:01:00.0 --quick       three minutes
   mini-vmm-bench 0000:01:00.0 --vmm ./old --vmm ./new
                                             two versions of mini-vmm
+  mini-vmm-bench 0000:01:00.0 --destroy S5H9NX0
+                                            writes, too: the disk's data is lost
 
 Exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C."
 )]
@@ -91,6 +95,24 @@ pub struct RunArgs {
     /// Also measure mini-vmm with each of these mechanisms changed, one at a time
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     change: Vec<Change>,
+
+    /// Also measure guests of other VMMs, NAME or NAME=PATH, with commas between them [without
+    /// PATH: the program in PATH].
+    /// The device itself: qemu-vfio, cloud-hypervisor, crosvm. A disk that the VMM emulates, whose
+    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker. All
+    /// but those of QEMU are untested
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    peer: Vec<Choice>,
+
+    /// Also measure writes. THE DATA OF THE DISK IS LOST. SERIAL is the serial number that the disk
+    /// itself reports (--dry-run shows it); no other disk is written to
+    #[arg(long, value_name = "SERIAL")]
+    destroy: Option<String>,
+
+    /// With --destroy: erase the disk's partition tables, file systems, volumes, RAID members,
+    /// encryption and swap, instead of refusing a disk that has any
+    #[arg(long, requires = "destroy")]
+    wipe: bool,
 
     /// Where the results go: NAME.json, .md, .csv and .html [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
@@ -184,6 +206,9 @@ impl RunArgs {
                 EngineArg::Threads => Engine::Threads,
             }),
             changes: self.change.clone(),
+            peers: self.peer.clone(),
+            destroy: self.destroy.clone(),
+            wipe: self.wipe,
             quick: self.quick,
             time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),
             rounds: self.rounds.map(usize::from),

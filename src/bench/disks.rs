@@ -1,9 +1,11 @@
 //! Disks in sysfs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::work::disk;
 use crate::work::task::DiskId;
 
 /// A disk or NVMe namespace.
@@ -19,6 +21,8 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Its directory below that of its device.
     path: PathBuf,
+    /// The device number, such as `259:0`.
+    number: String,
 }
 
 impl Disk {
@@ -31,6 +35,91 @@ impl Disk {
     /// size alone.
     pub fn is(&self, id: &DiskId) -> bool {
         self.id == *id
+    }
+
+    /// Checks that the disk may be written to: it reports the serial number that the user has
+    /// named. Without a name there is nothing to check, and nobody writes.
+    ///
+    /// # Errors
+    /// It reports another serial number, or none.
+    pub fn check_serial(&self, wanted: Option<&str>) -> Result<()> {
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
+        let node = self.node();
+        let node = node.display();
+        match &self.serial {
+            Some(serial) if serial == wanted => Ok(()),
+            Some(serial) => Err(Error::new(format!(
+                "{node} has the serial number {serial:?}, and not {wanted:?}; nothing was written \
+                 to it"
+            ))
+            .with_hint("--destroy names the disk by the serial number that --dry-run shows")),
+            None => Err(Error::new(format!(
+                "{node} reports no serial number, so it cannot be named for writes"
+            ))),
+        }
+    }
+
+    /// A disk for tests.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, serial: Option<&str>) -> Self {
+        Self {
+            name: name.into(),
+            id: DiskId {
+                wwid: None,
+                sectors: 0,
+            },
+            model: None,
+            serial: serial.map(str::to_owned),
+            path: PathBuf::new(),
+            number: String::new(),
+        }
+    }
+
+    /// Opens the disk exclusively for direct reads, and for writes too if the user has named it by
+    /// its serial number.
+    ///
+    /// # Errors
+    /// It has another serial number, cannot be opened, or is no longer there.
+    pub fn open(&self, destroy: Option<&str>) -> Result<File> {
+        self.check_serial(destroy)?;
+        self.open_node(destroy.is_some())
+    }
+
+    /// Opens a disk that this machine's VMM emulates, whose serial number is the VMM's. It is
+    /// opened for writes if the host's disk was named for them.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is no longer there.
+    pub fn open_emulated(&self, destroy: Option<&str>) -> Result<File> {
+        self.open_node(destroy.is_some())
+    }
+
+    fn open_node(&self, writes: bool) -> Result<File> {
+        let node = self.node();
+        let file = disk::open(&node, writes)?;
+        self.check_open(Path::new("/sys"), &file)?;
+        Ok(file)
+    }
+
+    /// Checks that an open node is of this disk. The name may have gone to another disk since it
+    /// was looked up; from now on it cannot, because an open disk keeps its name.
+    fn check_open(&self, sys: &Path, file: &File) -> Result<()> {
+        let node = self.node();
+        let node = node.display();
+        let opened = file
+            .metadata()
+            .context(format!("cannot look at {node}"))?
+            .rdev();
+        let opened = format!("{}:{}", libc::major(opened), libc::minor(opened));
+        let now = all(sys)?;
+        match now.iter().find(|disk| disk.number == opened) {
+            Some(disk) if disk == self => Ok(()),
+            _ => Err(Error::new(format!(
+                "{node} is another disk than a moment ago"
+            ))),
+        }
     }
 
     /// Whether the disk is below a device's directory.
@@ -70,12 +159,29 @@ pub fn all(sys: &Path) -> Result<Vec<Disk>> {
                 sectors,
             },
             model: text(&path, "device/model").map(|text| printable(&text)),
-            serial: text(&path, "device/serial").map(|text| printable(&text)),
+            serial: serial(&path).map(|text| printable(&text)),
+            number: text(&path, "dev").unwrap_or_default(),
             path,
         });
     }
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(disks)
+}
+
+/// The serial number that a disk reports: NVMe's, virtio-blk's, or that of SCSI and SATA disks
+/// (SPC, Unit Serial Number VPD page).
+fn serial(path: &Path) -> Option<String> {
+    text(path, "device/serial")
+        .or_else(|| text(path, "serial"))
+        .or_else(|| {
+            let page = fs::read(path.join("device/vpd_pg80")).ok()?;
+            let (head, rest) = page.split_at_checked(4)?;
+            let len = u16::from_be_bytes([*head.get(2)?, *head.get(3)?]);
+            let number = rest.get(..usize::from(len))?;
+            let number = String::from_utf8_lossy(number);
+            let number = number.trim_matches(['\0', ' ']);
+            (!number.is_empty()).then(|| number.to_owned())
+        })
 }
 
 fn text(dir: &Path, name: &str) -> Option<String> {
@@ -137,5 +243,74 @@ mod tests {
         assert!(disk.is_below(&sys.join("devices/pci0000:00/0000:00:05.0")));
         assert!(!disk.is_below(&sys.join("devices/pci0000:00/0000:00:06.0")));
         fs::remove_dir_all(&sys).unwrap();
+    }
+
+    /// A disk of a fake sysfs, whose node is a character device that every machine has.
+    fn fake(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+        let sys = std::env::temp_dir().join(format!("bench-{name}-{}", std::process::id()));
+        let disk = sys.join("devices/pci0000:00/0000:00:05.0/nvme/nvme0/null");
+        fs::create_dir_all(disk.join("device")).unwrap();
+        fs::create_dir_all(sys.join("block")).unwrap();
+        for (file, bytes) in files {
+            fs::write(disk.join(file), bytes).unwrap();
+        }
+        symlink(&disk, sys.join("block/null")).unwrap();
+        sys
+    }
+
+    #[test]
+    fn a_node_that_is_another_disk_now_is_refused() {
+        let serial: (&str, &[u8]) = ("device/serial", b"S1");
+        let sys = fake("node", &[("size", b"8\n"), ("dev", b"1:3\n"), serial]);
+        let disk = all(&sys).unwrap().remove(0);
+        let null = File::open("/dev/null").unwrap();
+        assert!(disk.check_open(&sys, &null).is_ok());
+        let zero = File::open("/dev/zero").unwrap();
+        let refused = disk.check_open(&sys, &zero).unwrap_err();
+        assert!(refused.to_string().contains("another disk"));
+        // The same number, but a disk with another serial number has it now.
+        let file = sys.join("block/null/device/serial");
+        fs::write(file, "S2").unwrap();
+        assert!(disk.check_open(&sys, &null).is_err());
+        fs::remove_dir_all(&sys).unwrap();
+    }
+
+    #[test]
+    fn serial_numbers_are_where_each_kind_of_disk_has_them() {
+        let size: (&str, &[u8]) = ("size", b"8");
+        for (name, file, bytes, wanted) in [
+            ("nvme", "device/serial", &b"S1   \n"[..], Some("S1")),
+            ("virtio", "serial", b"V1", Some("V1")),
+            (
+                "sata",
+                "device/vpd_pg80",
+                b"\0\x80\0\x06  W1X ",
+                Some("W1X"),
+            ),
+            ("short", "device/vpd_pg80", b"\0\x80\0\x09W1X", None),
+            ("empty", "device/vpd_pg80", b"\0\x80\0\x02  ", None),
+            ("cut", "device/vpd_pg80", b"\0\x80", None),
+        ] {
+            let sys = fake(name, &[size, (file, bytes)]);
+            let disk = all(&sys).unwrap().remove(0);
+            fs::remove_dir_all(&sys).unwrap();
+            assert_eq!(disk.serial.as_deref(), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_named_by_its_own_serial_number_alone() {
+        let disk = Disk::of("nvme0n1", Some("S1"));
+        assert!(disk.check_serial(Some("S1")).is_ok());
+        for wrong in ["", "S", "s1", "S1 ", "S11"] {
+            let refused = disk.check_serial(Some(wrong)).unwrap_err();
+            assert!(
+                refused.to_string().contains("nothing was written"),
+                "{wrong}"
+            );
+        }
+        let unnamed = Disk::of("nvme0n1", None);
+        assert!(unnamed.check_serial(Some("")).is_err());
+        assert!(unnamed.check_serial(None).is_ok());
     }
 }

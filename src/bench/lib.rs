@@ -8,6 +8,7 @@
 //! | [`kernel`] | the guest's kernel, and its initramfs with this program as /init |
 //! | [`guest`] | this program as the guest's /init |
 //! | [`disks`] | disks in sysfs |
+//! | [`signatures`] | what a disk is known to hold |
 //! | [`subjects`] | the host and the guests, and their turns |
 //! | [`session`] | the plan of a run, and its rounds |
 //! | [`context`] | the machine's state, with verdicts |
@@ -28,6 +29,7 @@ pub mod page;
 pub mod report;
 pub mod reports;
 pub mod session;
+pub mod signatures;
 pub mod stats;
 pub mod stop;
 pub mod subjects;

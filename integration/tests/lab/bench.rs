@@ -14,11 +14,30 @@ use serde_json::Value;
 /// The disk whose speed QEMU limits.
 const SLOW: &str = "0000:00:06.0";
 
+/// The disk.
+const SLOW_DISK: [&str; 4] = [
+    "-drive",
+    "if=none,id=slow,format=raw,file={dir}/slow.img,throttling.iops-total=400",
+    "-device",
+    "nvme,drive=slow,serial=slow,addr=6",
+];
+
+/// The same disk, far slower than a disk that is emulated twice, however busy the machine is.
+const SLOWER_DISK: [&str; 4] = [
+    "-drive",
+    "if=none,id=slow,format=raw,file={dir}/slow.img,throttling.iops-total=100",
+    "-device",
+    "nvme,drive=slow,serial=slow,addr=6",
+];
+
 /// Its size.
 const SIZE: u64 = 32 << 20;
 
 /// The reads that QEMU lets through in each second.
 const KNOWN: f64 = 400.0;
+
+/// The same for the slower disk.
+const KNOWN_SLOWER: f64 = 100.0;
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 
@@ -28,13 +47,16 @@ pub fn all() -> Vec<Scenario> {
             .built("mini-vmm-bench", vmm::bench)
             .slow()
             .machine(|l1| l1.files = vec![("slow.img", noise())])
-            .qemu(&[
-                "-drive",
-                "if=none,id=slow,format=raw,file={dir}/slow.img,throttling.iops-total=400",
-                "-device",
-                "nvme,drive=slow,serial=slow,addr=6",
-            ])
+            .qemu(&SLOW_DISK)
             .script(known_speed(), check_known_speed),
+        Scenario::new("qemu_measures_a_known_speed_in_three_ways")
+            .built("mini-vmm-bench", vmm::bench)
+            .apart()
+            .inner_qemu()
+            .limit(400)
+            .machine(|l1| l1.files = vec![("slow.img", noise())])
+            .qemu(&SLOWER_DISK)
+            .script(peers(), check_peers),
         Scenario::new("a_measured_disk_goes_back_however_it_ends")
             .built("mini-vmm-bench", vmm::bench)
             .slow()
@@ -66,25 +88,86 @@ fn check_known_speed(outcome: &Outcome) -> Result<()> {
     expect(plan == ["1 0"], || {
         format!("the dry run said or left {plan:?}")
     })?;
+    unchanged(outcome)?;
+    let report = report(outcome)?;
+    all_have_the_known_speed(&report, KNOWN)?;
+    check_costs(&report)
+}
+
+fn unchanged(outcome: &Outcome) -> Result<()> {
     let image = fs::read(outcome.image("slow")).map_err(|e| Error::failed(e.to_string()))?;
-    expect(image == noise(), || "the disk has changed".into())?;
+    expect(image == noise(), || "the disk has changed".into())
+}
+
+fn report(outcome: &Outcome) -> Result<Value> {
     let report = outcome.transcript.lab("report").next().unwrap_or_default();
-    let report: Value =
-        serde_json::from_str(report).map_err(|e| Error::failed(format!("the report: {e}")))?;
+    serde_json::from_str(report).map_err(|e| Error::failed(format!("the report: {e}")))
+}
+
+/// Each subject's speed is the known one. One at a time, a disk that is emulated twice is slower.
+fn all_have_the_known_speed(report: &Value, known: f64) -> Result<()> {
     let rounds = report["rounds"].as_array().cloned().unwrap_or_default();
     expect(rounds.len() == 1, || format!("{} rounds", rounds.len()))?;
-    for (subject, trial) in rounds[0].as_array().into_iter().flatten().enumerate() {
+    let subjects = report["subjects"].as_array().map_or(0, Vec::len);
+    let turns = rounds[0].as_array().cloned().unwrap_or_default();
+    expect(turns.len() == subjects && subjects > 1, || {
+        format!("{} turns of {subjects} subjects", turns.len())
+    })?;
+    for (subject, trial) in turns.iter().enumerate() {
         // One at a time, a read that comes late is made up for by QEMU only in part, and not at all
         // if the whole machine is late.
-        for (work, least, most) in [(0, 0.8, 1.1), (1, 0.98, 1.02)] {
+        let name = &report["subjects"][subject]["kind"]["peer"];
+        let least = if name == "qemu-nvme" || name == "qemu-virtio" {
+            0.0
+        } else {
+            0.8
+        };
+        for (work, least, most) in [(0, least, 1.1), (1, 0.98, 1.02)] {
             let speed = trial["samples"][work]["per_second"].as_f64();
-            let fits = speed.is_some_and(|speed| (least..=most).contains(&(speed / KNOWN)));
+            let fits = speed.is_some_and(|speed| (least..=most).contains(&(speed / known)));
             expect(fits, || {
                 format!("subject {subject}, work {work}: {speed:?} reads each second")
             })?;
         }
     }
-    check_costs(&report)
+    Ok(())
+}
+
+/// The three ways in which QEMU gives a guest a disk, and idle loops without exits.
+fn peers() -> String {
+    format!(
+        "drivers >/run/drivers\ncd /run\n\
+         mini-vmm-bench {SLOW} --guest-kernel /boot/bzImage --memory 256M \
+         --guest-cmdline \"$cmdline\" --quick --rounds 1 --measure 3 --change idle \
+         --peer qemu-vfio,qemu-nvme,qemu-virtio --output report\nstate measured\n\
+         say report $(cat report.json)\nsay unequal $(grep -c 'not equal' report.md)\n"
+    )
+}
+
+fn check_peers(outcome: &Outcome) -> Result<()> {
+    states(outcome, &["measured"])?;
+    unchanged(outcome)?;
+    let report = report(outcome)?;
+    let names: Vec<&str> = report["subjects"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|subject| subject["name"].as_str())
+        .collect();
+    let wanted = [
+        "host",
+        "mini-vmm",
+        "mini-vmm, idle=native",
+        "QEMU, vfio-pci",
+        "QEMU, vfio-pci, cpu-pm=on",
+        "QEMU, emulated NVMe",
+        "QEMU, virtio-blk",
+        "mini-vmm again",
+    ];
+    expect(names == wanted, || format!("the subjects are {names:?}"))?;
+    let unequal: Vec<_> = outcome.transcript.lab("unequal").collect();
+    expect(unequal == ["4"], || format!("notes: {unequal:?}"))?;
+    all_have_the_known_speed(&report, KNOWN_SLOWER)
 }
 
 /// Without its map, a read one at a time is at least one exit to mini-vmm, for the doorbell.

@@ -22,6 +22,8 @@ scenarios![
     disks,
     affinity,
     bench,
+    bench_ends,
+    bench_writes,
     bind,
     managed,
     devices,

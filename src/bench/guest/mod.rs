@@ -2,7 +2,7 @@
 //! powers the guest off. Its messages are lines on the first serial port.
 
 use std::ffi::CStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,18 @@ use crate::kernel::initramfs;
 use crate::work::task::{MARK, Message, Task};
 use crate::work::trial;
 
+/// What each kernel parameter of this program begins with.
+pub const PREFIX: &str = "mini_vmm_bench.";
+
 /// The kernel parameter with the seed of the turn.
 pub const SEED: &str = "mini_vmm_bench.seed=";
+
+/// The kernel parameter of a guest whose disk is emulated: the disk has the size of the task's, and
+/// another identity.
+pub const ANY_DISK: &str = "mini_vmm_bench.any_disk=1";
+
+/// The kernel parameter of a guest whose VMM ends when the guest restarts, not when it powers off.
+pub const RESTARTS: &str = "mini_vmm_bench.restarts=1";
 
 /// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
 pub const COUNT: &str = "mini_vmm_bench.count=";
@@ -53,7 +63,10 @@ pub fn main() -> ! {
     let _ = io::stdout().flush();
     // The serial port sends what is left while nothing else runs.
     thread::sleep(Duration::from_millis(100));
-    let _ = reboot(RebootCommand::PowerOff);
+    let _ = reboot(match has(RESTARTS) {
+        true => RebootCommand::Restart,
+        false => RebootCommand::PowerOff,
+    });
     // A kernel that cannot power off is ended from outside.
     loop {
         thread::sleep(Duration::from_secs(60));
@@ -82,7 +95,7 @@ fn run() -> Result<()> {
     let task: Task =
         serde_json::from_slice(&task).map_err(|e| Error::new(format!("the task: {e}")))?;
     load_modules()?;
-    let disk = wait_for_disk(&task)?;
+    let disk = open_disk(&task)?;
     tell(&Message::Ready {
         kernel: text("/proc/sys/kernel/osrelease"),
         uptime_ms: uptime_ms(),
@@ -90,8 +103,8 @@ fn run() -> Result<()> {
     let seed = parameter(SEED).ok_or_else(|| Error::new("the guest has no seed"))?;
     let mut tell = |message| tell(&message);
     match parameter(COUNT) {
-        Some(pause) => trial::count(&task, &disk, seed, Duration::from_millis(pause), &mut tell),
-        None => trial::work(&task, &disk, seed, &AtomicBool::new(false), &mut tell),
+        Some(pause) => trial::count(&task, disk, seed, Duration::from_millis(pause), &mut tell),
+        None => trial::work(&task, disk, seed, &AtomicBool::new(false), &mut tell),
     }
 }
 
@@ -104,6 +117,12 @@ fn uptime_ms() -> u64 {
     let text = text("/proc/uptime");
     let seconds = text.split(' ').next().and_then(|s| s.parse::<f64>().ok());
     (seconds.unwrap_or(0.0) * 1000.0) as u64
+}
+
+/// Whether the kernel's command line has a word.
+fn has(word: &str) -> bool {
+    let line = text("/proc/cmdline");
+    line.split_ascii_whitespace().any(|w| w == word)
 }
 
 /// A number on the kernel's command line.
@@ -133,15 +152,25 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
-fn wait_for_disk(task: &Task) -> Result<PathBuf> {
+/// Waits for the disk, and opens it.
+fn open_disk(task: &Task) -> Result<File> {
     let started = Instant::now();
+    let any = has(ANY_DISK);
     loop {
         let found = disks::all(Path::new("/sys"))?;
-        let found = found.iter().find(|disk| disk.is(&task.disk));
+        let found = found.iter().find(|disk| match any {
+            true => disk.id.sectors == task.disk.sectors,
+            false => disk.is(&task.disk),
+        });
         if let Some(disk) = found
             && disk.node().exists()
         {
-            return Ok(disk.node());
+            let destroy = task.destroy.as_deref();
+            return match any {
+                // The host has checked the disk, and holds it.
+                true => disk.open_emulated(destroy),
+                false => disk.open(destroy),
+            };
         }
         if started.elapsed() > PATIENCE {
             return Err(Error::new(

@@ -106,6 +106,7 @@ mod tests {
                 wwid: None,
                 sectors: 3,
             },
+            destroy: None,
         };
         let dir = std::env::temp_dir().join(format!("bench-initramfs-{}", std::process::id()));
         std::fs::create_dir_all(dir.join("kernel")).unwrap();

@@ -76,12 +76,17 @@ fn doubts(page: &mut String, results: &Results) {
 
 fn one_work(page: &mut String, results: &Results, work: &Work) {
     head(page, &work.in_words(), VALUES);
-    let names = results.subjects.iter().map(|subject| &subject.name);
-    let rows: Vec<Row> = names
-        .enumerate()
-        .map(|(index, name)| {
+    let subjects = results.subjects.iter().enumerate();
+    let rows: Vec<Row> = subjects
+        .map(|(index, subject)| {
             let values = results.values(index, &work.name);
-            measured(name, &values, &|value| quantity::in_words(work, value))
+            let in_words = |value| quantity::in_words(work, value);
+            let mut row = measured(&subject.name, &values, &in_words);
+            // What could not be made equal stands beside the figure.
+            if let Kind::Peer { differs, .. } = &subject.kind {
+                row.note = format!("not equal: {differs}");
+            }
+            row
         })
         .collect();
     let unit = if quantity::is_time(work) { ", µs" } else { "" };

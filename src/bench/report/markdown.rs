@@ -26,7 +26,7 @@ pub fn text(results: &Results) -> String {
     }
     if !results.counts.is_empty() {
         let table = tables::costs(results);
-        section(&mut text, "What a read costs", words::COSTS, &table);
+        section(&mut text, "What an operation costs", words::COSTS, &table);
     }
     section(&mut text, "The machine", "", &tables::context(results));
     let table = tables::comparisons(results);

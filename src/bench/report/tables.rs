@@ -69,7 +69,7 @@ pub fn costs(results: &Results) -> Table {
     let mut table = Table::new(&[
         "work",
         "subject",
-        "reads",
+        "operations",
         "exits to mini-vmm",
         "exits to KVM",
         "wake-ups",

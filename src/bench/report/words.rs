@@ -46,8 +46,21 @@ pub fn method(results: &Results) -> Vec<String> {
 pub fn notes(results: &Results) -> Vec<String> {
     let mut notes = Vec::new();
     for subject in &results.subjects {
-        if let (Kind::MiniVmm { program, .. }, None) = (&subject.kind, subject.repeats) {
-            notes.push(format!("{}: {}", subject.name, program.in_words()));
+        match (&subject.kind, subject.repeats) {
+            (Kind::MiniVmm { program, .. }, None) => {
+                notes.push(format!("{}: {}", subject.name, program.in_words()));
+            }
+            (
+                Kind::Peer {
+                    program, differs, ..
+                },
+                None,
+            ) => notes.push(format!(
+                "{}: {}; not equal: {differs}",
+                subject.name,
+                program.in_words()
+            )),
+            _ => {}
         }
     }
     if let Some(trial) = results.rounds.first().and_then(|turns| turns.first())

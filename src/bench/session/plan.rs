@@ -4,14 +4,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::guest;
 use crate::kernel::image::Image;
 use crate::kernel::modules::Lists;
 use crate::session::cpus;
+use crate::session::destroy::Destroy;
 use crate::session::device::Device;
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
+use crate::subjects::peer::{Choice, Peer};
 use crate::subjects::program::Program;
 use crate::work::task::{Engine, Task};
 use crate::work::uring;
@@ -30,6 +33,8 @@ pub struct Plan {
     pub device: Device,
     /// The subjects.
     pub subjects: Vec<Subject>,
+    /// The user's permission to write to the disk, if there is one.
+    pub destroy: Option<Destroy>,
     /// The work of each turn.
     pub task: Task,
     /// The host's CPUs that all subjects have.
@@ -56,6 +61,7 @@ impl Plan {
     /// # Errors
     /// Something is missing, or the device may not be measured.
     pub fn make(settings: &Settings) -> Result<Self> {
+        check_words(&settings.guest_cmdline)?;
         let device = Device::find(&settings.address)?;
         device.check_unused()?;
         device.check_host(&settings.memory)?;
@@ -66,6 +72,10 @@ impl Plan {
                 .map(|p| Program::named(p))
                 .collect::<Result<_>>()?,
         };
+        let peers = peers(&settings.peers)?;
+        let destroy = settings.destroy.as_deref();
+        let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
+        let destroy = destroy.transpose()?;
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy().into_owned();
         let kernel = match &settings.guest_kernel {
@@ -79,17 +89,19 @@ impl Plan {
             false => Engine::Threads,
         });
         Ok(Self {
-            subjects: subjects(&programs, &settings.changes),
+            subjects: subjects(&programs, &settings.changes, &peers),
             task: Task {
                 works: settings.works(),
                 warm_up_ms: milliseconds(warm_up),
                 measure_ms: milliseconds(measure),
                 engine,
                 disk: device.disk.id.clone(),
+                destroy: destroy.as_ref().map(|destroy| destroy.serial.clone()),
             },
+            destroy,
             cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
             memory: settings.memory.clone(),
-            modules: Lists::read(&lists)?.for_device(&device.modalias),
+            modules: modules(&Lists::read(&lists)?, &device, &peers),
             cmdline: settings.guest_cmdline.clone(),
             stopping: settings.stopping(),
             kernel,
@@ -99,13 +111,43 @@ impl Plan {
         })
     }
 
+    fn subject_in_words(&self, subject: &Subject) -> String {
+        match &subject.kind {
+            _ if subject.repeats.is_some() => {
+                "the same once more: what differs between the two is noise".into()
+            }
+            Kind::Host => format!(
+                "the driver {} of Linux {}",
+                self.device.driver, self.release
+            ),
+            Kind::MiniVmm {
+                change: Some(change),
+                ..
+            } => format!("the same with {}", change.option()),
+            Kind::Peer {
+                program, differs, ..
+            } => format!(
+                "a guest of {} ({}); not equal: {differs}",
+                program.path.display(),
+                program.version
+            ),
+            Kind::MiniVmm { program, .. } => format!(
+                "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
+                 turn, and given back",
+                program.path.display(),
+                program.version,
+                &program.sha256[..12.min(program.sha256.len())]
+            ),
+        }
+    }
+
     /// An estimate of a round's time.
     pub fn round(&self) -> Duration {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         let work = each * u32::try_from(self.task.works.len()).unwrap_or(u32::MAX);
         let trial = |subject: &Subject| match subject.kind {
             Kind::Host => work + HOST_TURN,
-            Kind::MiniVmm { .. } => work + GUEST_TURN,
+            Kind::MiniVmm { .. } | Kind::Peer { .. } => work + GUEST_TURN,
         };
         self.subjects.iter().map(trial).sum()
     }
@@ -133,6 +175,54 @@ impl Plan {
     }
 }
 
+/// Refuses further words of the guest's command line that are this program's own: such a word could
+/// let the guest take another disk for the one that was named.
+fn check_words(words: &str) -> Result<()> {
+    match words.contains(guest::PREFIX) {
+        true => Err(Error::new(format!(
+            "--guest-cmdline has a word with {}, which this program keeps for itself",
+            guest::PREFIX
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Finds the programs of other VMMs.
+fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
+    let mut found: Vec<(Peer, Program)> = Vec::new();
+    for Choice { peer, path } in choices {
+        if found.iter().any(|(known, _)| known == peer) {
+            continue;
+        }
+        let name = peer.program();
+        let program = match path {
+            Some(path) => Program::any(path, peer.version()),
+            None => Program::in_path(name, peer.version()),
+        };
+        let program = program.map_err(|e| {
+            e.with_hint(format!(
+                "install {name}, name it with --peer NAME=PATH, or leave it out of --peer"
+            ))
+        })?;
+        found.push((*peer, program));
+    }
+    Ok(found)
+}
+
+/// The modules of the device, and of the disks that other VMMs emulate. All guests have all of
+/// them.
+fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<PathBuf> {
+    let mut modules = lists.for_device(&device.modalias);
+    for modalias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
+        for module in lists.for_device(modalias) {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+    }
+    modules
+}
+
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -152,31 +242,23 @@ impl fmt::Display for Plan {
             known(&disk.serial),
             disk.id.sectors as f64 * 512.0 / 1e9
         )?;
-        writeln!(
-            f,
-            "          opened for reads alone, and exclusively; nothing is written to it"
-        )?;
-        for subject in &self.subjects {
-            let what = match &subject.kind {
-                _ if subject.repeats.is_some() => {
-                    "the same once more: what differs between the two is noise".into()
+        match &self.destroy {
+            None => writeln!(
+                f,
+                "          opened for reads alone, and exclusively; nothing is written to it"
+            )?,
+            Some(destroy) => {
+                writeln!(
+                    f,
+                    "          WRITTEN TO, as --destroy says: its data is lost"
+                )?;
+                for signature in &destroy.found {
+                    writeln!(f, "          ERASED, as --wipe says: {signature}")?;
                 }
-                Kind::Host => format!(
-                    "the driver {} of Linux {}",
-                    self.device.driver, self.release
-                ),
-                Kind::MiniVmm {
-                    change: Some(change),
-                    ..
-                } => format!("the same with {}", change.option()),
-                Kind::MiniVmm { program, .. } => format!(
-                    "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
-                     turn, and given back",
-                    program.path.display(),
-                    program.version,
-                    &program.sha256[..12.min(program.sha256.len())]
-                ),
-            };
+            }
+        }
+        for subject in &self.subjects {
+            let what = self.subject_in_words(subject);
             writeln!(f, "subject   {}: {what}", subject.name)?;
         }
         let names: Vec<String> = self.modules.iter().map(|m| module_name(m)).collect();
@@ -224,4 +306,17 @@ impl fmt::Display for Plan {
 fn module_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.split(".ko").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_s_words_are_none_of_this_program_s() {
+        assert!(check_words("").is_ok() && check_words("nokaslr console=ttyS0").is_ok());
+        for own in [guest::ANY_DISK, guest::RESTARTS, guest::SEED, guest::COUNT] {
+            assert!(check_words(&format!("quiet {own}")).is_err(), "{own}");
+        }
+    }
 }

@@ -15,6 +15,8 @@ use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
+use crate::subjects::other::OtherVmm;
+use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
 
@@ -56,10 +58,14 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     };
     drop(archive);
     cpus::confine(&plan.cpus)?;
+    if let Some(destroy) = &plan.destroy {
+        destroy.prepare(&host::wait_for_disk(&plan.device.path, &plan.task)?)?;
+    }
+    let mut left = None;
     let started = Instant::now();
     let mut rounds: Vec<Vec<Trial>> = Vec::new();
     loop {
-        match round(plan, &guest, rounds.len(), started) {
+        match round(plan, &guest, rounds.len(), (started, &mut left)) {
             Ok(turns) => rounds.push(turns),
             Err(error) if rounds.is_empty() => return Err(error),
             Err(error) => {
@@ -97,7 +103,7 @@ fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
             }
         }
     }
-    let back = host::wait_for_disk(&plan.device.path, &plan.task.disk);
+    let back = host::wait_for_disk(&plan.device.path, &plan.task);
     (counts, back.err())
 }
 
@@ -119,7 +125,13 @@ fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
     ratios
 }
 
-fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<Vec<Trial>> {
+/// Makes a round. `left` is the hash of what the last turn has left on the disk.
+fn round(
+    plan: &Plan,
+    guest: &Guest,
+    number: usize,
+    (started, left): (Instant, &mut Option<String>),
+) -> Result<Vec<Trial>> {
     let count = plan.subjects.len();
     let mut turns_of: Vec<Option<Trial>> = vec![None; count];
     for (position, index) in turns(number, count).into_iter().enumerate() {
@@ -130,23 +142,65 @@ fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<
         let trial = match &subject.kind {
             Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
+            Kind::Peer {
+                program,
+                peer,
+                native_idle,
+                ..
+            } => OtherVmm {
+                program,
+                peer: *peer,
+                native_idle: *native_idle,
+                binder: binder(plan)?,
+                device: &plan.device.path,
+            }
+            .trial(guest, &plan.task, seed),
         };
         let mut trial = trial?;
         trial.check(&plan.task)?;
         (trial.subject, trial.started_s) = (index, begun);
+        // Each subject must find what the one before it has left.
+        if let Some(left) = left.take()
+            && left != trial.sha256
+        {
+            return Err(other_content(&subject.name, "was left"));
+        }
+        left.clone_from(&trial.left_sha256);
         turns_of[index] = Some(trial);
     }
     // The next user of the device finds it with the host's driver.
-    host::wait_for_disk(&plan.device.path, &plan.task.disk)?;
+    host::wait_for_disk(&plan.device.path, &plan.task)?;
     let turns: Vec<Trial> = turns_of.into_iter().flatten().collect();
-    let differs = turns.iter().find(|trial| trial.sha256 != turns[0].sha256);
+    let differs = turns.iter().find(|trial| {
+        let same = trial.sha256 == turns[0].sha256;
+        !same && trial.left_sha256.is_none()
+    });
     match differs {
-        Some(trial) => Err(Error::new(format!(
-            "{} reads other content than {} from the same disk",
-            plan.subjects[trial.subject].name, plan.subjects[0].name
-        ))),
+        Some(trial) => Err(other_content(
+            &plan.subjects[trial.subject].name,
+            &format!("{} reads", plan.subjects[0].name),
+        )),
         None => Ok(turns),
     }
+}
+
+fn other_content(subject: &str, than: &str) -> Error {
+    Error::new(format!(
+        "{subject} reads other content than {than} on the same disk"
+    ))
+}
+
+/// The mini-vmm that binds the device for other VMMs.
+fn binder(plan: &Plan) -> Result<&Program> {
+    let mut programs = plan
+        .subjects
+        .iter()
+        .filter_map(|subject| match &subject.kind {
+            Kind::MiniVmm { program, .. } => Some(program),
+            _ => None,
+        });
+    let first = programs.next();
+    first.ok_or_else(|| Error::new("there is no mini-vmm to bind the device"))
 }
 
 /// Says on standard error what is going on, and how much time is left at most. On a terminal the

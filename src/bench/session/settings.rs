@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::Change;
+use crate::subjects::peer::Choice;
 use crate::work::task::{Engine, Order, Work};
 
 /// What the user chooses.
@@ -26,6 +27,12 @@ pub struct Settings {
     pub engine: Option<Engine>,
     /// Mechanisms that are changed, one at a time.
     pub changes: Vec<Change>,
+    /// Guests of other VMMs.
+    pub peers: Vec<Choice>,
+    /// The serial number of the disk that may be written to.
+    pub destroy: Option<String>,
+    /// Whether what that disk holds may be erased.
+    pub wipe: bool,
     /// A short run.
     pub quick: bool,
     /// The time of the run, in place of the default.
@@ -39,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The kinds of reads.
+    /// The kinds of work. Writes come last, so that a turn's reads are the same without them.
     pub fn works(&self) -> Vec<Work> {
         let mut works = vec![
             Work::new(4, 1, Order::Random),
@@ -48,6 +55,14 @@ impl Settings {
         if !self.quick {
             works.push(Work::new(4, 128, Order::Random));
             works.push(Work::new(128, 8, Order::Sequential));
+        }
+        if self.destroy.is_some() {
+            works.push(Work::writing(4, 1, Order::Random, 100));
+            works.push(Work::writing(4, 32, Order::Random, 30));
+            if !self.quick {
+                works.push(Work::writing(4, 32, Order::Random, 100));
+                works.push(Work::writing(128, 8, Order::Sequential, 100));
+            }
         }
         works
     }

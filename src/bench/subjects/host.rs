@@ -1,15 +1,15 @@
 //! A turn of the host's own driver.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::disks;
+use crate::disks::{self, Disk};
 use crate::error::{Error, Result};
 use crate::stop::STOP;
 use crate::subjects::trial::Trial;
-use crate::work::task::{DiskId, Task};
+use crate::work::task::Task;
 use crate::work::trial;
 
 /// How long the host's driver may take to show the disk after a guest had the device.
@@ -20,13 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// The disk does not come back, or cannot be read; or the user has ended the measurement.
 pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Trial> {
-    let disk = wait_for_disk(device, &task.disk)?;
+    let disk = wait_for_disk(device, task)?;
+    let file = disk.open(task.destroy.as_deref())?;
     let mut trial = Trial {
         kernel: kernel.to_owned(),
         ..Trial::default()
     };
     let mut heard = Ok(false);
-    trial::work(task, &disk, seed, &STOP, &mut |message| {
+    trial::work(task, file, seed, &STOP, &mut |message| {
         heard = trial.hear(message);
     })?;
     heard.map(|_| trial)
@@ -35,16 +36,18 @@ pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Tria
 /// Waits until the host's driver shows the disk.
 ///
 /// # Errors
-/// The time is over, or the user has ended the measurement.
-pub fn wait_for_disk(device: &Path, id: &DiskId) -> Result<PathBuf> {
+/// The time is over, the disk is not the one that may be written to, or the user has ended the
+/// measurement.
+pub fn wait_for_disk(device: &Path, task: &Task) -> Result<Disk> {
     let started = Instant::now();
     loop {
         let all = disks::all(Path::new("/sys"))?;
-        let found = all.iter().find(|disk| disk.is(id) && disk.is_below(device));
-        if let Some(disk) = found
+        let mut mine = all.iter().filter(|disk| disk.is_below(device));
+        if let Some(disk) = mine.find(|disk| disk.is(&task.disk))
             && disk.node().exists()
         {
-            return Ok(disk.node());
+            disk.check_serial(task.destroy.as_deref())?;
+            return Ok(disk.clone());
         }
         if STOP.load(Ordering::Relaxed) {
             return Err(Error::interrupted());

@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
 
 /// What is measured.
@@ -17,6 +18,17 @@ pub enum Kind {
         program: Program,
         /// The mechanism that is changed, if there is one.
         change: Option<Change>,
+    },
+    /// A guest of another VMM.
+    Peer {
+        /// The program.
+        program: Program,
+        /// The VMM, and the way in which its guest has the disk.
+        peer: Peer,
+        /// Whether the guest's idle loop causes no exits.
+        native_idle: bool,
+        /// What is not equal to a guest of mini-vmm.
+        differs: String,
     },
 }
 
@@ -57,8 +69,13 @@ pub struct Subject {
     pub kind: Kind,
 }
 
-/// The host, each program, the first program with each change, and the first program once more.
-pub fn subjects(programs: &[Program], changes: &[Change]) -> Vec<Subject> {
+/// The host, each program, the first program with each change, each guest of another VMM, and the
+/// first program once more.
+pub fn subjects(
+    programs: &[Program],
+    changes: &[Change],
+    peers: &[(Peer, Program)],
+) -> Vec<Subject> {
     let mut all = vec![Subject {
         name: "host".into(),
         repeats: None,
@@ -89,6 +106,13 @@ pub fn subjects(programs: &[Program], changes: &[Change]) -> Vec<Subject> {
             });
         }
     }
+    for (peer, program) in peers {
+        all.push(of_peer(*peer, program, false));
+        // What stands against idle=native of mini-vmm.
+        if peer.has_native_idle() && changes.contains(&Change::Idle) {
+            all.push(of_peer(*peer, program, true));
+        }
+    }
     if let Some(first) = all.get(1).cloned() {
         all.push(Subject {
             name: format!("{} again", first.name),
@@ -97,6 +121,20 @@ pub fn subjects(programs: &[Program], changes: &[Change]) -> Vec<Subject> {
         });
     }
     all
+}
+
+fn of_peer(peer: Peer, program: &Program, native_idle: bool) -> Subject {
+    let idle = if native_idle { ", cpu-pm=on" } else { "" };
+    Subject {
+        name: format!("{}{idle}", peer.name()),
+        repeats: None,
+        kind: Kind::Peer {
+            program: program.clone(),
+            peer,
+            native_idle,
+            differs: peer.differs(),
+        },
+    }
 }
 
 /// The pairs of subjects that are compared, base first: each with the host, each program with the
@@ -131,15 +169,31 @@ mod tests {
 
     #[test]
     fn each_run_has_a_subject_twice() {
-        let one = subjects(&[program("1")], &[]);
+        let one = subjects(&[program("1")], &[], &[]);
         let names: Vec<&str> = one.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["host", "mini-vmm", "mini-vmm again"]);
         assert_eq!(pairs(&one), [(0, 1), (1, 2)]);
-        let changed = subjects(&[program("1")], &[Change::Mmap]);
+        let changed = subjects(&[program("1")], &[Change::Mmap], &[]);
         assert_eq!(changed[2].name, "mini-vmm, mmap=off");
         assert_eq!(pairs(&changed), [(0, 1), (0, 2), (1, 2), (1, 3)]);
-        let two = subjects(&[program("1"), program("2")], &[]);
+        let two = subjects(&[program("1"), program("2")], &[], &[]);
         assert_eq!(two[3].name, "mini-vmm 1 again");
         assert_eq!(pairs(&two), [(0, 1), (0, 2), (1, 2), (1, 3)]);
+        let peers = [
+            (Peer::QemuVfio, program("q")),
+            (Peer::QemuVirtio, program("q")),
+        ];
+        let all = subjects(&[program("1")], &[Change::Idle], &peers);
+        let names: Vec<&str> = all[3..].iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "QEMU, vfio-pci",
+                "QEMU, vfio-pci, cpu-pm=on",
+                "QEMU, virtio-blk",
+                "mini-vmm again"
+            ]
+        );
+        assert_eq!(pairs(&all).last(), Some(&(1, 6)));
     }
 }

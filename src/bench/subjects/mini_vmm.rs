@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::guest::{COUNT, SEED};
+use crate::subjects::affinity;
 use crate::subjects::child::Vmm;
 use crate::subjects::counts::{Costs, Count};
 use crate::subjects::list::Change;
@@ -23,6 +24,9 @@ use crate::work::task::{MARK, Message, Task};
 
 /// How long the guest sleeps before and after each kind of work in a pass that counts.
 const PAUSE: Duration = Duration::from_millis(1500);
+
+/// How long a guest may send no message, besides the time of its work.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What all guests of a run have.
 pub struct Guest {
@@ -52,8 +56,17 @@ pub fn in_memory(archive: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Who puts the virtual CPUs on their CPUs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vcpus {
+    /// The VMM.
+    Pinned,
+    /// This program, when the guest is ready.
+    Pin,
+}
+
 /// What is counted in a pass of its own.
-struct Counting {
+pub(super) struct Counting {
     /// The report of mini-vmm, in memory.
     report: OwnedFd,
     before: Costs,
@@ -107,7 +120,7 @@ impl Guest {
     ) -> Result<Trial> {
         let mut command = Command::new(&program.path);
         command.args(self.arguments(change, &format!("{SEED}{seed}")));
-        self.run(command, program, task, None)
+        self.run(command, &program.path, task, Vcpus::Pinned, None)
     }
 
     /// Does the work once more, to count what it costs.
@@ -131,56 +144,66 @@ impl Guest {
         command.args(self.arguments(change, &words));
         let report = counting.report.as_raw_fd();
         command.arg(format!("--stats=/proc/self/fd/{report}"));
-        self.run(command, program, task, Some(&mut counting))?;
+        let vcpus = Vcpus::Pinned;
+        self.run(command, &program.path, task, vcpus, Some(&mut counting))?;
         let mut counts = counting.counts;
         counts.iter_mut().for_each(|count| count.subject = subject);
         Ok(counts)
     }
 
-    fn run(
+    /// Runs a VMM and hears its guest.
+    pub(super) fn run(
         &self,
         command: Command,
-        program: &Program,
+        program: &Path,
         task: &Task,
+        vcpus: Vcpus,
         counting: Option<&mut Counting>,
     ) -> Result<Trial> {
         let started = Instant::now();
         let mut vmm = Vmm::start(command)?;
         let mut trial = Trial::default();
-        let heard = listen(&vmm, &mut trial, task, started, counting);
+        let pin: &[usize] = match vcpus {
+            Vcpus::Pinned => &[],
+            Vcpus::Pin => &self.cpus,
+        };
+        let heard = listen(&vmm, &mut trial, task, (started, pin), counting);
         let ended = heard.and_then(|()| vmm.wait(Duration::from_secs(60)));
         match ended {
             Ok(status) if status.success() => Ok(trial),
-            Ok(status) => Err(Error::new(format!(
-                "{} ended with {status}",
-                program.path.display()
-            ))
-            .with_details(vmm.last_lines())),
+            Ok(status) => Err(
+                Error::new(format!("{} ended with {status}", program.display()))
+                    .with_details(vmm.last_lines()),
+            ),
             Err(error) if error.is_interrupted() => Err(error),
             Err(error) => Err(error.with_details(vmm.last_lines())),
         }
     }
 }
 
-/// Hears the guest to its last message.
+/// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`. A
+/// guest is given up that sends no message for too long, whatever else it prints.
 fn listen(
     vmm: &Vmm,
     trial: &mut Trial,
     task: &Task,
-    started: Instant,
+    (started, pin): (Instant, &[usize]),
     mut counting: Option<&mut Counting>,
 ) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
-    let limit = work + Duration::from_secs(120);
-    while let Some(line) = vmm.line(limit)? {
+    let limit = work + PATIENCE;
+    let mut until = Instant::now() + limit;
+    while let Some(line) = vmm.line(until)? {
         let Some((_, text)) = line.split_once(MARK) else {
             continue;
         };
+        until = Instant::now() + limit;
         let message: Message = serde_json::from_str(text)
             .map_err(|e| Error::new(format!("the guest said what cannot be read: {e}")))?;
         if matches!(message, Message::Ready { .. }) {
             let ready = started.elapsed().as_millis();
             trial.ready_ms = u64::try_from(ready).ok();
+            affinity::pin(vmm.pid(), pin)?;
         }
         if let Some(counting) = &mut counting {
             counting.hear(vmm, &message)?;

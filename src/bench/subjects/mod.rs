@@ -1,4 +1,4 @@
-//! What is measured: the host's own driver, and guests of mini-vmm.
+//! What is measured: the host's own driver, guests of mini-vmm, and guests of other VMMs.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -9,11 +9,19 @@
 //! | `host` | a turn of the host's own driver |
 //! | `child` | a VMM as a child process, which never outlives this one |
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
+//! | `peer` | the ways in which another VMM gives the disk to its guest |
+//! | `line` | the command lines of other VMMs |
+//! | `other` | a turn of a guest of another VMM |
+//! | `affinity` | the CPUs of a VMM's threads |
 
+mod affinity;
 mod child;
 pub mod counts;
 pub mod host;
+mod line;
 pub mod list;
 pub mod mini_vmm;
+pub mod other;
+pub mod peer;
 pub mod program;
 pub mod trial;

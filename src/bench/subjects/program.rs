@@ -22,18 +22,45 @@ pub struct Program {
 }
 
 impl Program {
-    /// A program that the user has named.
+    /// A mini-vmm that the user has named.
     ///
     /// # Errors
-    /// The program cannot be read or started.
+    /// The program cannot be read or started, or is no mini-vmm.
     pub fn named(path: &Path) -> Result<Self> {
+        let program = Self::any(path, "--version")?;
+        match program.version.starts_with("mini-vmm ") {
+            true => Ok(program),
+            false => Err(Error::new(format!("{} is no mini-vmm", path.display()))),
+        }
+    }
+
+    /// A program of this name in PATH.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be started.
+    pub fn in_path(name: &str, version: &str) -> Result<Self> {
+        let search = env::var_os("PATH").unwrap_or_default();
+        let mut all = env::split_paths(&search).map(|dir| dir.join(name));
+        match all.find(|path| path.is_file()) {
+            Some(path) => Self::any(&path, version),
+            None => Err(Error::new(format!("there is no {name} in PATH"))),
+        }
+    }
+
+    /// Any program that says its version with this argument.
+    ///
+    /// # Errors
+    /// The program cannot be read or started, or fails.
+    pub fn any(path: &Path, version: &str) -> Result<Self> {
         let path = fs::canonicalize(path).context(format!("cannot open {}", path.display()))?;
         let bytes = fs::read(&path).context(format!("cannot read {}", path.display()))?;
-        let output = Command::new(&path).arg("--version").output();
+        let output = Command::new(&path).arg(version).output();
         let output = output.context(format!("cannot run {}", path.display()))?;
-        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        if !output.status.success() || !version.starts_with("mini-vmm ") {
-            return Err(Error::new(format!("{} is no mini-vmm", path.display())));
+        let version = String::from_utf8_lossy(&output.stdout);
+        let version = version.lines().next().unwrap_or_default().trim().to_owned();
+        if !output.status.success() {
+            let what = format!("{} does not say its version", path.display());
+            return Err(Error::new(what));
         }
         Ok(Self {
             version,

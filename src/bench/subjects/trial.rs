@@ -25,6 +25,9 @@ pub struct Trial {
     pub zeros: u32,
     /// How many blocks were hashed.
     pub blocks: u32,
+    /// The same hash after the writes of the turn, if there were any.
+    #[serde(default)]
+    pub left_sha256: Option<String>,
     /// A sample for each kind of work, in order.
     pub samples: Vec<Sample>,
 }
@@ -46,6 +49,7 @@ impl Trial {
                 blocks,
             } => (self.sha256, self.zeros, self.blocks) = (sha256, zeros, blocks),
             Message::Start { .. } | Message::Stopped { .. } => {}
+            Message::Left { sha256 } => self.left_sha256 = Some(sha256),
             Message::Done(sample) => self.samples.push(sample),
             Message::End => return Ok(true),
             Message::Failed { why } => return Err(Error::new(why)),
@@ -64,7 +68,7 @@ impl Trial {
         }
         match self.samples.iter().find(|sample| sample.operations == 0) {
             Some(sample) => Err(Error::new(format!(
-                "no read of {} ended in {} s",
+                "no operation of {} ended in {} s",
                 sample.work, sample.seconds
             ))),
             None => Ok(()),

@@ -1,17 +1,21 @@
-//! The work of a turn: reads of a disk, which are the same for the host and for each guest.
+//! The work of a turn: reads of a disk, and writes where the user has named the disk for them. The
+//! work is the same for the host and for each guest.
 //!
 //! | file | content |
 //! | --- | --- |
 //! | `task` | what is done in a turn, and what it gives |
 //! | `quantity` | the quantity by which subjects are compared |
-//! | `disk` | the disk, opened for reads alone |
+//! | `disk` | the disk, opened for reads alone unless the user has named it |
+//! | `content` | what is written |
+//! | `writes` | where it is written, and the check of what is left |
 //! | `fingerprint` | whether two subjects read the same content |
 //! | `aligned` | a buffer for direct I/O |
 //! | `window` | warm-up and measurement |
-//! | `threads`, `uring` | several reads at a time, in two ways |
+//! | `threads`, `uring` | several operations at a time, in two ways |
 //! | `trial` | all of a turn's work |
 
-mod aligned;
+pub(crate) mod aligned;
+mod content;
 pub mod disk;
 pub mod fingerprint;
 pub mod quantity;
@@ -20,3 +24,4 @@ mod threads;
 pub mod trial;
 pub mod uring;
 mod window;
+mod writes;

@@ -1,6 +1,6 @@
-//! The quantity by which subjects are compared: the median time of reads that come one at a time,
-//! and the reads in each second of all others. One quantity for each kind of work keeps the number
-//! of comparisons small.
+//! The quantity by which subjects are compared: the median time of reads or writes that come one
+//! at a time, and their number in each second of all others. One quantity for each kind of work
+//! keeps the number of comparisons small.
 
 use crate::work::task::{Sample, Work};
 
@@ -19,9 +19,13 @@ pub fn is_time(work: &Work) -> bool {
 
 /// The quantity's name.
 pub fn name(work: &Work) -> &'static str {
-    match is_time(work) {
-        true => "median time of a read",
-        false => "reads each second",
+    match (is_time(work), work.writes) {
+        (true, 0) => "median time of a read",
+        (true, 100) => "median time of a write",
+        (true, _) => "median time of a read or write",
+        (false, 0) => "reads each second",
+        (false, 100) => "writes each second",
+        (false, _) => "reads and writes each second",
     }
 }
 

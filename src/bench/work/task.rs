@@ -46,20 +46,41 @@ pub struct Work {
     pub depth: u32,
     /// The order of the blocks.
     pub order: Order,
+    /// How many operations of a hundred write.
+    #[serde(default)]
+    pub writes: u8,
 }
 
 impl Work {
     /// Reads of `kib` KiB, `depth` at a time.
     pub fn new(kib: u32, depth: u32, order: Order) -> Self {
-        let kind = match order {
-            Order::Random => "read",
-            Order::Sequential => "stream",
+        Self::writing(kib, depth, order, 0)
+    }
+
+    /// The same, with `writes` writes in a hundred operations.
+    pub fn writing(kib: u32, depth: u32, order: Order, writes: u8) -> Self {
+        let kind = match (order, writes) {
+            (Order::Random, 0) => "read",
+            (Order::Sequential, 0) => "stream",
+            (Order::Random, 100) => "write",
+            (Order::Sequential, 100) => "write-stream",
+            _ => "mixed",
         };
         Self {
             name: format!("{kind}-{kib}k-d{depth}"),
             block: kib * 1024,
             depth,
             order,
+            writes,
+        }
+    }
+
+    /// What the operations are.
+    pub fn operations(&self) -> &'static str {
+        match self.writes {
+            0 => "reads",
+            100 => "writes",
+            _ => "reads and writes",
         }
     }
 
@@ -73,7 +94,12 @@ impl Work {
             1 => "one at a time".to_owned(),
             depth => format!("{depth} at a time"),
         };
-        format!("{} KiB reads, {order}, {many}", self.block / 1024)
+        let mix = match self.writes {
+            0 | 100 => String::new(),
+            writes => format!(" ({writes} % writes)"),
+        };
+        let (kib, operations) = (self.block / 1024, self.operations());
+        format!("{kib} KiB {operations}{mix}, {order}, {many}")
     }
 }
 
@@ -99,6 +125,9 @@ pub struct Task {
     pub engine: Engine,
     /// The disk.
     pub disk: DiskId,
+    /// The serial number of the disk that may be written to; without it, none may.
+    #[serde(default)]
+    pub destroy: Option<String>,
 }
 
 /// What one kind of reads gave in a turn.
@@ -166,6 +195,11 @@ pub enum Message {
     },
     /// A kind of work has ended.
     Done(Sample),
+    /// What the disk has after the writes of all work.
+    Left {
+        /// The hash of the blocks of [`Message::Content`].
+        sha256: String,
+    },
     /// All work has ended.
     End,
     /// The work cannot be done.

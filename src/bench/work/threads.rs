@@ -1,6 +1,7 @@
-//! A thread for each read in flight.
+//! A thread for each read or write in flight.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Instant;
@@ -10,26 +11,35 @@ use crate::stats::latency::Latencies;
 use crate::work::aligned::Aligned;
 use crate::work::task::Work;
 use crate::work::window::{Positions, Window};
+use crate::work::writes::Writes;
 
-pub(super) fn read(
+/// Does a kind of work on a part of the disk. Returns its times, and what each thread has written.
+pub(super) fn run(
     file: &File,
-    bytes: u64,
+    area: &Range<u64>,
     work: &Work,
     seed: u64,
     window: Window<'_>,
-) -> Result<Latencies> {
-    let one = |number: u64| -> Result<Latencies> {
-        let mut positions = Positions::new(work, bytes, seed.wrapping_add(number << 32))?;
+) -> Result<(Latencies, Vec<Writes>)> {
+    let one = |number: u64| -> Result<(Latencies, Writes)> {
+        let mut positions = Positions::new(work, area, seed.wrapping_add(number << 32))?;
+        let mut writes = Writes::new(work, seed, number);
         let mut buffer = Aligned::new(work.block as usize);
         let mut times = Latencies::default();
         loop {
             let from = Instant::now();
             if !window.is_open(from) {
-                return Ok(times);
+                return Ok((times, writes));
             }
             let at = positions.next();
-            file.read_exact_at(buffer.bytes(), at)
-                .context(format!("cannot read the disk at {at}"))?;
+            match writes.next(at, buffer.bytes()) {
+                false => file
+                    .read_exact_at(buffer.bytes(), at)
+                    .context(format!("cannot read the disk at {at}"))?,
+                true => file
+                    .write_all_at(buffer.bytes(), at)
+                    .context(format!("cannot write to the disk at {at}"))?,
+            }
             window.count(&mut times, from, Instant::now());
         }
     };
@@ -38,11 +48,14 @@ pub(super) fn read(
             .map(|number| thread::Builder::new().spawn_scoped(scope, move || one(number)))
             .collect();
         let mut times = Latencies::default();
+        let mut writes = Vec::new();
         for thread in all {
             let thread = thread.context("cannot start a thread")?;
             let part = thread.join().map_err(|_| Error::new("a thread failed"))?;
-            times.merge(&part?);
+            let (part, wrote) = part?;
+            times.merge(&part);
+            writes.push(wrote);
         }
-        Ok(times)
+        Ok((times, writes))
     })
 }

@@ -1,44 +1,47 @@
 //! All work of a turn. The host and each guest call this.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::work::task::{Engine, IDLE, Message, Sample, Task};
+use crate::stats::latency::Latencies;
+use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{disk, fingerprint, threads, uring};
+use crate::work::{fingerprint, threads, uring, writes};
 
-/// Does the work of a turn on a disk. `tell` gets what there is to say. `seed` chooses the blocks:
-/// no two turns of a run read the same ones, so none finds them in a cache of the disk.
+/// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the
+/// blocks: no two turns of a run read the same ones, so none finds them in a cache of the disk.
 ///
 /// # Errors
-/// The disk cannot be opened or read, or `stop` was set.
+/// The disk cannot be read or written, has other content than was written, or `stop` was set.
 pub fn work(
     task: &Task,
-    path: &Path,
+    file: File,
     seed: u64,
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let mut file = disk::open(path)?;
-    let bytes = file
-        .seek(SeekFrom::End(0))
-        .context("cannot read the disk's size")?;
-    tell(fingerprint::read(&file, bytes)?);
+    let disk = Disk::new(task, file)?;
+    let (sha256, zeros, blocks) = fingerprint::read(&disk.file, disk.bytes)?;
+    tell(Message::Content {
+        sha256,
+        zeros,
+        blocks,
+    });
     for (number, work) in (1..).zip(&task.works) {
         tell(Message::Start {
             work: work.name.clone(),
         });
         let seed = seed.wrapping_mul(1000).wrapping_add(number);
         let window = Window::start(task, stop);
-        let times = match task.engine {
-            Engine::IoUring => uring::read(&file, bytes, work, seed, window)?,
-            Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
-        };
+        let times = disk.run(work, seed, window)?;
         tell(Message::Done(Sample::of(work, &times, window.seconds()?)));
+    }
+    if let Some(sha256) = disk.leave(seed)? {
+        tell(Message::Left { sha256 });
     }
     tell(Message::End);
     Ok(())
@@ -51,15 +54,12 @@ pub fn work(
 /// As for [`work`].
 pub fn count(
     task: &Task,
-    path: &Path,
+    file: File,
     seed: u64,
     pause: Duration,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let mut file = disk::open(path)?;
-    let bytes = file
-        .seek(SeekFrom::End(0))
-        .context("cannot read the disk's size")?;
+    let disk = Disk::new(task, file)?;
     let never = AtomicBool::new(false);
     let mut window = |name: &str, reads: &mut dyn FnMut() -> Result<u64>| -> Result<()> {
         let work = name.to_owned();
@@ -77,23 +77,68 @@ pub fn count(
     for work in &task.works {
         window(&work.name, &mut || {
             let window = Window::start(task, &never).count_all();
-            let times = match task.engine {
-                Engine::IoUring => uring::read(&file, bytes, work, seed, window)?,
-                Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
-            };
-            Ok(times.len())
+            Ok(disk.run(work, seed, window)?.len())
         })?;
     }
     tell(Message::End);
     Ok(())
 }
 
+/// The disk during a turn.
+struct Disk<'a> {
+    file: File,
+    bytes: u64,
+    task: &'a Task,
+}
+
+impl<'a> Disk<'a> {
+    fn new(task: &'a Task, mut file: File) -> Result<Self> {
+        let bytes = file
+            .seek(SeekFrom::End(0))
+            .context("cannot read the disk's size")?;
+        Ok(Self { file, bytes, task })
+    }
+
+    /// Does a kind of work, and checks what it has written.
+    fn run(&self, work: &Work, seed: u64, window: Window<'_>) -> Result<Latencies> {
+        let area = writes::area(work, self.bytes)?;
+        let (times, written) = match self.task.engine {
+            Engine::IoUring => uring::run(&self.file, &area, work, seed, window)?,
+            Engine::Threads => threads::run(&self.file, &area, work, seed, window)?,
+        };
+        written
+            .iter()
+            .try_for_each(|writes| writes.check(&self.file))?;
+        Ok(times)
+    }
+
+    /// Gives the disk content that the next subject must find: new blocks, which the disk has for
+    /// good. Nothing is written if there is no work that writes.
+    fn leave(&self, seed: u64) -> Result<Option<String>> {
+        let Some(work) = self.task.works.iter().find(|work| work.writes > 0) else {
+            return Ok(None);
+        };
+        let area = writes::area(work, self.bytes)?;
+        fingerprint::write(&self.file, self.bytes, &area, seed)?;
+        self.file
+            .sync_all()
+            .context("cannot flush the disk's cache")?;
+        Ok(Some(fingerprint::read(&self.file, self.bytes)?.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
+    use crate::work::disk;
     use crate::work::task::{DiskId, Order, Work};
+
+    fn open(task: &Task, path: &Path) -> File {
+        disk::open(path, task.destroy.is_some()).unwrap()
+    }
 
     /// A file stands for the disk. It lies beside this program, on a file system that has direct
     /// reads.
@@ -118,6 +163,7 @@ mod tests {
                     wwid: None,
                     sectors: 8192,
                 },
+                destroy: None,
             };
             let mut samples = Vec::new();
             let mut tell = |message| match message {
@@ -125,7 +171,14 @@ mod tests {
                 Message::Done(sample) => samples.push(sample),
                 _ => {}
             };
-            work(&task, &path, 5, &AtomicBool::new(false), &mut tell).unwrap();
+            work(
+                &task,
+                open(&task, &path),
+                5,
+                &AtomicBool::new(false),
+                &mut tell,
+            )
+            .unwrap();
             assert_eq!(samples.len(), 3);
             for sample in samples {
                 let counted: u64 = sample.histogram.iter().map(|(_, count)| count).sum();
@@ -134,11 +187,80 @@ mod tests {
                     "{sample:?}"
                 );
             }
-            let stopped = work(&task, &path, 5, &AtomicBool::new(true), &mut |_| {});
+            let stopped = work(
+                &task,
+                open(&task, &path),
+                5,
+                &AtomicBool::new(true),
+                &mut |_| {},
+            );
             assert!(stopped.unwrap_err().is_interrupted());
         }
         assert!(contents.iter().all(|content| *content == contents[0]));
         assert_eq!(contents[0].1, 0);
         fs::remove_file(&path).unwrap();
+    }
+
+    /// What writes.
+    fn writing(engine: Engine, destroy: Option<&str>) -> Task {
+        Task {
+            works: vec![
+                Work::writing(4, 1, Order::Random, 100),
+                Work::writing(4, 8, Order::Random, 30),
+                Work::writing(128, 4, Order::Sequential, 100),
+            ],
+            warm_up_ms: 5,
+            measure_ms: 20,
+            engine,
+            disk: DiskId {
+                wwid: None,
+                sectors: 40_960,
+            },
+            destroy: destroy.map(str::to_owned),
+        }
+    }
+
+    /// Both engines write, both find their own content again, and a subject finds what the one
+    /// before it has left. Neither end of the disk is written to.
+    #[test]
+    fn writes_are_read_again() {
+        let name = format!("writes-{}", std::process::id());
+        let path = std::env::current_exe().unwrap().with_file_name(name);
+        let size = 20 << 20;
+        fs::write(&path, vec![7; size]).unwrap();
+        let rings = uring::is_there().then_some(Engine::IoUring);
+        let never = AtomicBool::new(false);
+        let mut left: Option<String> = None;
+        for (seed, engine) in (1..).zip([Some(Engine::Threads), rings].into_iter().flatten()) {
+            let (mut found, mut leaves, mut samples) = (None, None, 0);
+            let mut tell = |message| match message {
+                Message::Content { sha256, .. } => found = Some(sha256),
+                Message::Left { sha256 } => leaves = Some(sha256),
+                Message::Done(sample) => samples += usize::from(sample.operations > 0),
+                _ => {}
+            };
+            let task = writing(engine, Some("S"));
+            work(&task, open(&task, &path), seed, &never, &mut tell).unwrap();
+            assert_eq!(samples, 3);
+            assert!(left.is_none() || left == found);
+            assert!(leaves.is_some() && leaves != found);
+            left = leaves;
+            // Without the serial number, the same work cannot write.
+            let before = fs::read(&path).unwrap();
+            let task = writing(engine, None);
+            let refused = work(&task, open(&task, &path), seed, &never, &mut |_| {});
+            assert!(refused.is_err() && fs::read(&path).unwrap() == before);
+        }
+        let task = writing(Engine::Threads, Some("S"));
+        let mut told = 0;
+        let pause = Duration::from_millis(1);
+        count(&task, open(&task, &path), 9, pause, &mut |_| told += 1).unwrap();
+        assert_eq!(told, 2 * 4 + 1);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (start, rest) = bytes.split_at(8 << 20);
+        let (middle, end) = rest.split_at(rest.len() - (1 << 20));
+        assert!(start.iter().chain(end).all(|byte| *byte == 7));
+        assert!(middle.iter().any(|byte| *byte != 7));
     }
 }

@@ -1,5 +1,6 @@
 //! Warm-up and measurement: which reads count, and when to stop.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -63,18 +64,21 @@ impl<'a> Window<'a> {
 pub(super) struct Positions {
     rng: fastrand::Rng,
     order: Order,
+    start: u64,
     block: u64,
     blocks: u64,
     next: u64,
 }
 
 impl Positions {
-    /// The positions for one kind of work on a disk of `bytes` bytes.
+    /// The positions for one kind of work on a part of a disk, which begins at a multiple of the
+    /// block.
     ///
     /// # Errors
-    /// The disk is smaller than a block.
-    pub(super) fn new(work: &Work, bytes: u64, seed: u64) -> Result<Self> {
+    /// The part is smaller than a block.
+    pub(super) fn new(work: &Work, area: &Range<u64>, seed: u64) -> Result<Self> {
         let block = u64::from(work.block);
+        let bytes = area.end - area.start;
         let blocks = bytes / block;
         if blocks == 0 {
             return Err(Error::new(format!(
@@ -86,6 +90,7 @@ impl Positions {
         Ok(Self {
             rng,
             order: work.order,
+            start: area.start,
             block,
             blocks,
             next,
@@ -94,14 +99,15 @@ impl Positions {
 
     /// The next position in bytes.
     pub(super) fn next(&mut self) -> u64 {
-        match self.order {
-            Order::Random => self.rng.u64(..self.blocks) * self.block,
+        let number = match self.order {
+            Order::Random => self.rng.u64(..self.blocks),
             Order::Sequential => {
-                let at = self.next;
-                self.next = (at + 1) % self.blocks;
-                at * self.block
+                let number = self.next;
+                self.next = (number + 1) % self.blocks;
+                number
             }
-        }
+        };
+        self.start + number * self.block
     }
 }
 
@@ -113,7 +119,7 @@ mod tests {
     fn positions_stay_on_the_disk() {
         for order in [Order::Random, Order::Sequential] {
             let work = Work::new(4, 1, order);
-            let mut positions = Positions::new(&work, 10 * 4096 + 17, 3).unwrap();
+            let mut positions = Positions::new(&work, &(0..10 * 4096 + 17), 3).unwrap();
             let all: Vec<u64> = (0..100).map(|_| positions.next()).collect();
             assert!(all.iter().all(|at| at % 4096 == 0 && *at <= 9 * 4096));
             if order == Order::Sequential {
@@ -121,6 +127,6 @@ mod tests {
                 assert!(all.windows(2).all(follows), "{all:?}");
             }
         }
-        assert!(Positions::new(&Work::new(4, 1, Order::Random), 4095, 3).is_err());
+        assert!(Positions::new(&Work::new(4, 1, Order::Random), &(0..4095), 3).is_err());
     }
 }

@@ -4,14 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use lab::disk::Disk;
+use lab::inner_qemu::FIRMWARE;
 use lab::machine::Machine;
 
 use crate::subjects::bare_calls::Map;
 use crate::subjects::mini_vmm::Abilities;
 use crate::subjects::{Guest, Kind, Subject};
-
-/// The directories of the firmware in QEMU's packages. L1 has the same paths as this machine.
-pub const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// The lab's kernel.
 pub fn kernel() -> &'static Path {

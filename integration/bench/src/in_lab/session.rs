@@ -2,11 +2,11 @@
 //! script that runs all subjects in turn. The figures come from L1's serial port.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use lab::host::{self, Host};
 use lab::initramfs::Archive;
+use lab::inner_qemu;
 use lab::kernel::{Choice, Kernel};
 use lab::machine::Machine;
 use lab::progress::Step;
@@ -19,16 +19,6 @@ use super::setup::Setup;
 use crate::error::{Context, Result};
 use crate::subjects::{Kind, Subject};
 use crate::tiny::{self, Then};
-
-/// The firmware files that QEMU's machines need without a display.
-const ROMS: [&str; 6] = [
-    "bios.bin",
-    "bios-256k.bin",
-    "kvmvapic.bin",
-    "linuxboot.bin",
-    "linuxboot_dma.bin",
-    "pvh.bin",
-];
 
 /// A machine and its script.
 pub struct Session {
@@ -134,20 +124,13 @@ fn add_subject(archive: &mut Archive, subject: &Subject) -> Result<()> {
         let path = l1::archived(&l1::resetting(subject));
         archive.file(&path, &tiny::image(reset));
     }
-    if subject.is_dynamic() {
+    if subject.kind == Kind::QemuQ35 {
+        inner_qemu::add(archive, &subject.program)?;
+    } else if subject.is_dynamic() {
         archive.host_program(&subject.program)?;
     } else {
         let path = l1::archived(&l1::program(subject));
         archive.host_file(&path, &subject.program, true)?;
-    }
-    if subject.kind == Kind::QemuQ35 {
-        for dir in l1::FIRMWARE.map(Path::new) {
-            for path in ROMS.map(|name| dir.join(name)) {
-                if path.is_file() {
-                    archive.host_file(&l1::archived(&path), &path, false)?;
-                }
-            }
-        }
     }
     Ok(())
 }

@@ -1,0 +1,451 @@
+//! The command lines of other VMMs: QEMU (its manual, system emulation, "Invocation"), Cloud
+//! Hypervisor (its docs/vfio.md, docs/cpu.md, docs/device_model.md), crosvm (its book, "Running
+//! crosvm" and "VFIO"), Firecracker (its docs/getting-started.md, docs/api_requests). All guests
+//! have the same kernel, initramfs, kernel parameters, virtual CPUs and memory.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use serde_json::json;
+use vmm::config::memory;
+
+use crate::error::Result;
+use crate::guest::{ANY_DISK, RESTARTS, SEED};
+use crate::subjects::mini_vmm::{Guest, in_memory};
+use crate::subjects::peer::Peer;
+use crate::work::task::{Engine, Task};
+
+/// What a command line is made for.
+pub(super) struct Line<'a> {
+    /// The VMM.
+    pub(super) peer: Peer,
+    /// Whether the guest's idle loop causes no exits.
+    pub(super) native_idle: bool,
+    /// The guest.
+    pub(super) guest: &'a Guest,
+    /// The work.
+    pub(super) task: &'a Task,
+    /// The disk's node, for a VMM whose guest does not have the device itself.
+    pub(super) node: &'a Path,
+    /// The seed of the turn.
+    pub(super) seed: u64,
+}
+
+/// The arguments, and a file that must stay open until the program has read it.
+pub(super) struct Words {
+    pub(super) words: Vec<String>,
+    pub(super) file: Option<OwnedFd>,
+}
+
+impl Line<'_> {
+    /// The arguments.
+    ///
+    /// # Errors
+    /// There is no memory for a file that the program reads.
+    pub(super) fn words(&self) -> Result<Words> {
+        let mut file = None;
+        let words = match self.peer {
+            Peer::QemuVfio | Peer::QemuNvme | Peer::QemuVirtio => self.qemu(),
+            Peer::CloudHypervisor | Peer::CloudHypervisorVirtio => self.cloud_hypervisor(),
+            Peer::Crosvm => self.crosvm(),
+            Peer::Firecracker => {
+                let config = in_memory(self.firecracker().as_bytes())?;
+                let path = format!("/proc/self/fd/{}", config.as_raw_fd());
+                file = Some(config);
+                // PCI, because the guest looks for disks of PCI devices.
+                words(&["--no-api", "--enable-pci", "--config-file", &path])
+            }
+        };
+        Ok(Words { words, file })
+    }
+
+    /// The kernel's parameters.
+    fn cmdline(&self) -> String {
+        let mut any = match self.peer.is_assigned() {
+            true => String::new(),
+            false => ANY_DISK.to_owned(),
+        };
+        // Firecracker ends when its guest restarts by the keyboard controller.
+        if self.peer == Peer::Firecracker {
+            any = format!("{any} reboot=k {RESTARTS}");
+        }
+        let Self { guest, seed, .. } = self;
+        let text = format!(
+            "console=ttyS0 quiet loglevel=4 panic=-1 {} {SEED}{seed} {any}",
+            guest.cmdline
+        );
+        text.trim_end().to_owned()
+    }
+
+    fn initrd(&self) -> String {
+        format!("/proc/self/fd/{}", self.guest.initramfs.as_raw_fd())
+    }
+
+    fn kernel(&self) -> String {
+        self.guest.kernel.display().to_string()
+    }
+
+    /// The guest's memory in MiB.
+    fn mib(&self) -> u64 {
+        memory::parse(&self.guest.memory).map_or(0, |config| config.size >> 20)
+    }
+
+    /// Writes are for the disk alone that the user has named.
+    fn is_read_only(&self) -> bool {
+        self.task.destroy.is_none()
+    }
+
+    /// Each virtual CPU with its CPU, such as `0=2:1=3`.
+    fn affinity(&self, each: &str, between: &str, wrap: (&str, &str)) -> String {
+        let cpus = self.guest.cpus.iter().enumerate();
+        let cpus = cpus.map(|(number, cpu)| format!("{number}{each}{}{cpu}{}", wrap.0, wrap.1));
+        cpus.collect::<Vec<_>>().join(between)
+    }
+
+    fn qemu(&self) -> Vec<String> {
+        let cpus = self.guest.cpus.len().to_string();
+        let mut all = words(&[
+            "-machine",
+            "q35,accel=kvm,usb=off,vmport=off",
+            "-cpu",
+            cpu_model(),
+            "-smp",
+            &cpus,
+            "-m",
+            &format!("{}M", self.mib()),
+            "-kernel",
+            &self.kernel(),
+            "-initrd",
+            &self.initrd(),
+            "-append",
+            &self.cmdline(),
+            "-display",
+            "none",
+            "-vga",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            "stdio",
+            "-name",
+            "bench,debug-threads=on",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+        ]);
+        if self.native_idle {
+            all.extend(words(&["-overcommit", "cpu-pm=on"]));
+        }
+        match self.peer.is_assigned() {
+            true => {
+                let device = format!("vfio-pci,host={}", self.guest.address);
+                all.extend(words(&["-device", &device]));
+            }
+            false => all.extend(self.qemu_disk()),
+        }
+        all
+    }
+
+    fn qemu_disk(&self) -> Vec<String> {
+        let aio = match self.task.engine {
+            Engine::IoUring => "io_uring",
+            Engine::Threads => "threads",
+        };
+        let read_only = if self.is_read_only() { "on" } else { "off" };
+        // A comma in a value is doubled.
+        let path = self.node.display().to_string().replace(',', ",,");
+        let name = self.node.file_name().unwrap_or_default();
+        let queue = Path::new("/sys/block").join(name).join("queue");
+        let sizes = ["logical_block_size", "physical_block_size"].map(|name| {
+            let size = fs::read_to_string(queue.join(name));
+            let size = size.ok().and_then(|size| size.trim().parse::<u32>().ok());
+            format!(",{name}={}", size.unwrap_or(512))
+        });
+        let sizes = sizes.concat();
+        let mut all = words(&[
+            "-blockdev",
+            &format!(
+                "driver=host_device,node-name=disk,filename={path},read-only={read_only},\
+                 cache.direct=on,aio={aio}"
+            ),
+        ]);
+        all.extend(match self.peer {
+            Peer::QemuNvme => words(&[
+                "-device",
+                "nvme,id=nvme,serial=bench",
+                "-device",
+                &format!("nvme-ns,bus=nvme,drive=disk{sizes}"),
+            ]),
+            _ => words(&[
+                "-object",
+                "iothread,id=disk-thread",
+                "-device",
+                &format!("virtio-blk-pci,drive=disk,iothread=disk-thread{sizes}"),
+            ]),
+        });
+        all
+    }
+
+    fn cloud_hypervisor(&self) -> Vec<String> {
+        let cpus = self.guest.cpus.len();
+        let affinity = self.affinity("@", ",", ("[", "]"));
+        let mut all = words(&[
+            "--kernel",
+            &self.kernel(),
+            "--initramfs",
+            &self.initrd(),
+            "--cmdline",
+            &self.cmdline(),
+            "--cpus",
+            &format!("boot={cpus},affinity=[{affinity}]"),
+            "--memory",
+            &format!("size={}M", self.mib()),
+            "--serial",
+            "tty",
+            "--console",
+            "off",
+        ]);
+        all.extend(match self.peer.is_assigned() {
+            true => words(&[
+                "--device",
+                &format!("path=/sys/bus/pci/devices/{}/", self.guest.address),
+            ]),
+            false => {
+                let read_only = if self.is_read_only() { "on" } else { "off" };
+                let no_rings = match self.task.engine {
+                    Engine::IoUring => "off",
+                    Engine::Threads => "on",
+                };
+                words(&[
+                    "--disk",
+                    &format!(
+                        "path={},readonly={read_only},direct=on,_disable_io_uring={no_rings}",
+                        self.node.display()
+                    ),
+                ])
+            }
+        });
+        all
+    }
+
+    fn crosvm(&self) -> Vec<String> {
+        let cpus = self.guest.cpus.len().to_string();
+        words(&[
+            "run",
+            "--disable-sandbox",
+            "--cpus",
+            &cpus,
+            "--cpu-affinity",
+            &self.affinity("=", ":", ("", "")),
+            "--mem",
+            &self.mib().to_string(),
+            "--serial",
+            "type=stdout,hardware=serial,num=1,console=true",
+            "--initrd",
+            &self.initrd(),
+            "--params",
+            &self.cmdline(),
+            "--vfio",
+            &format!("/sys/bus/pci/devices/{}", self.guest.address),
+            &self.kernel(),
+        ])
+    }
+
+    /// The text of the file that describes the guest to Firecracker.
+    fn firecracker(&self) -> String {
+        let engine = match self.task.engine {
+            Engine::IoUring => "Async",
+            Engine::Threads => "Sync",
+        };
+        json!({
+            "boot-source": {
+                "kernel_image_path": self.guest.kernel,
+                "initrd_path": self.initrd(),
+                "boot_args": self.cmdline(),
+            },
+            "drives": [{
+                "drive_id": "disk",
+                "path_on_host": self.node,
+                "is_root_device": false,
+                "is_read_only": self.is_read_only(),
+                "io_engine": engine,
+            }],
+            "machine-config": {
+                "vcpu_count": self.guest.cpus.len(),
+                "mem_size_mib": self.mib(),
+            },
+        })
+        .to_string()
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The processor's model. AMD's processors have no IA32_ARCH_CAPABILITIES; KVM offers the register
+/// all the same, and where KVM itself is in a virtual machine, it may refuse the value that QEMU
+/// writes, which ends QEMU.
+fn cpu_model() -> &'static str {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    match cpus.contains("AuthenticAMD") {
+        true => "host,arch-capabilities=off",
+        false => "host",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::task::DiskId;
+
+    /// The command line in one line; for Firecracker, its file.
+    fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
+        let guest = Guest {
+            kernel: "/boot/k".into(),
+            initramfs: in_memory(b"").unwrap(),
+            cmdline: "more".into(),
+            memory: "256M".into(),
+            cpus: vec![2, 3],
+            address: "0000:01:00.0".into(),
+        };
+        let task = Task {
+            works: Vec::new(),
+            warm_up_ms: 1,
+            measure_ms: 1,
+            engine,
+            disk: DiskId {
+                wwid: None,
+                sectors: 8,
+            },
+            destroy: destroy.map(str::to_owned),
+        };
+        let line = Line {
+            peer,
+            native_idle,
+            guest: &guest,
+            task: &task,
+            node: Path::new("/dev/disk,1"),
+            seed: 7,
+        };
+        match peer {
+            Peer::Firecracker => line.firecracker(),
+            _ => line.words().unwrap().words.join(" "),
+        }
+    }
+
+    fn has(line: &str, words: &[&str]) {
+        for word in words {
+            assert!(line.contains(word), "{word} in {line}");
+        }
+    }
+
+    const RINGS: Engine = Engine::IoUring;
+
+    #[test]
+    fn no_way_lets_the_guest_write_unless_the_disk_was_named() {
+        for (peer, refused, permitted) in [
+            (Peer::QemuNvme, "read-only=on,", "read-only=off,"),
+            (Peer::QemuVirtio, "read-only=on,", "read-only=off,"),
+            (Peer::CloudHypervisorVirtio, "readonly=on,", "readonly=off,"),
+            (
+                Peer::Firecracker,
+                "\"is_read_only\":true",
+                "\"is_read_only\":false",
+            ),
+        ] {
+            let plain = line(peer, false, RINGS, None);
+            assert!(!plain.contains(permitted), "{plain}");
+            has(
+                &plain,
+                &[
+                    refused,
+                    "more mini_vmm_bench.seed=7 mini_vmm_bench.any_disk=1",
+                ],
+            );
+            assert!(
+                !plain.contains("vfio") && !plain.contains("cpu-pm"),
+                "{plain}"
+            );
+            has(&line(peer, false, RINGS, Some("S1")), &[permitted]);
+        }
+    }
+
+    #[test]
+    fn the_device_itself_is_no_drive() {
+        for (peer, device) in [
+            (Peer::QemuVfio, "-device vfio-pci,host=0000:01:00.0"),
+            (
+                Peer::CloudHypervisor,
+                "--device path=/sys/bus/pci/devices/0000:01:00.0/",
+            ),
+            (
+                Peer::Crosvm,
+                "--vfio /sys/bus/pci/devices/0000:01:00.0 /boot/k",
+            ),
+        ] {
+            let line = line(peer, false, RINGS, None);
+            assert!(line.ends_with(device), "{line}");
+            for word in ["drive", "blockdev", "--disk ", "any_disk", "cpu-pm"] {
+                assert!(!line.contains(word), "{word} in {line}");
+            }
+        }
+        has(
+            &line(Peer::QemuVfio, true, RINGS, None),
+            &["-overcommit cpu-pm=on"],
+        );
+    }
+
+    #[test]
+    fn all_guests_have_the_same_cpus_and_memory() {
+        for (peer, words) in [
+            (
+                Peer::QemuVfio,
+                &["-smp 2 ", "-m 256M ", "-kernel /boot/k "][..],
+            ),
+            (
+                Peer::CloudHypervisor,
+                &[
+                    "--cpus boot=2,affinity=[0@[2],1@[3]] ",
+                    "--memory size=256M ",
+                ],
+            ),
+            (
+                Peer::Crosvm,
+                &["--cpus 2 ", "--cpu-affinity 0=2:1=3 ", "--mem 256 "],
+            ),
+            (
+                Peer::Firecracker,
+                &["\"vcpu_count\":2", "\"mem_size_mib\":256"],
+            ),
+        ] {
+            let line = line(peer, false, RINGS, None);
+            has(&line, words);
+            has(&line, &["console=ttyS0 quiet loglevel=4 panic=-1 more "]);
+        }
+    }
+
+    #[test]
+    fn the_engine_is_the_host_s() {
+        for (peer, rings, threads) in [
+            (Peer::QemuVirtio, "aio=io_uring", "aio=threads"),
+            (
+                Peer::CloudHypervisorVirtio,
+                "_disable_io_uring=off",
+                "_disable_io_uring=on",
+            ),
+            (Peer::Firecracker, "Async", "Sync"),
+        ] {
+            has(&line(peer, false, RINGS, None), &[rings]);
+            has(&line(peer, false, Engine::Threads, None), &[threads]);
+        }
+        has(
+            &line(Peer::QemuNvme, false, RINGS, None),
+            &[
+                "filename=/dev/disk,,1,",
+                "logical_block_size=512,physical_block_size=512",
+            ],
+        );
+    }
+}
