@@ -218,8 +218,8 @@ fn the_hosts_request_presses_the_button() {
     assert_eq!(shown, [0x600d, u32::MAX, 0x600d]);
 }
 
-/// The kernel refuses a reset while an unbind has the device's lock. The device leaves, so the guest
-/// lacks nothing that it would keep.
+/// The kernel refuses a reset while an unbind has the device's lock. The device leaves, so the
+/// guest lacks nothing that it would keep.
 fn a_reset_of_a_device_that_the_host_takes_is_not_missed() {
     let name = "0000:04:00.0";
     let (resets, missed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
