@@ -118,14 +118,10 @@ fn reset_quiet(quiet: &[&Arc<VfioFunction>], ours: &[String]) {
         let Some(device) = function.device() else {
             continue;
         };
-        // Whoever unbinds a device holds the kernel's lock of the device until the device is closed
+        // An unbind holds the kernel's lock of the device until the device is closed
         // (drivers/base/dd.c, device_release_driver): no reset gets the lock (EAGAIN). The guest
         // loses the device in any case.
         if function.is_wanted() {
-            info!(
-                "{} is not reset: the host asks for the device",
-                device.name()
-            );
             continue;
         }
         if !done.iter().any(|d| d == device.name()) {
