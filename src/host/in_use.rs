@@ -10,6 +10,7 @@
 //! moment, and only if it seems to be free.
 
 mod disks;
+mod exports;
 mod lookup;
 mod network;
 mod open_nodes;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use vmm::hostinfo::sysfs::Sysfs;
 
+use crate::in_use::exports;
 use crate::in_use::lookup::{Below, names, text};
 use crate::in_use::usage::Use;
 use crate::nodes::Node;
@@ -41,6 +42,7 @@ pub(super) fn uses(
             });
         }
     }
+    uses.extend(exported(sysfs, &disks, paths)?);
     let open = opened(&disks, paths, open);
     if probe && uses.is_empty() && open.is_empty() {
         uses.extend(disks.ids.keys().filter_map(|name| taken(paths, name)));
@@ -232,6 +234,30 @@ fn swaps(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
     let paths = text.lines().skip(1).filter_map(|l| l.split(' ').next());
     let disks = paths.filter_map(|path| disks.name(&unescape(path), ""));
     Ok(disks.map(|disk| Use::Swap { disk: disk.clone() }).collect())
+}
+
+/// Disks that are exported to other machines, by whatever link below /dev.
+fn exported(sysfs: &Sysfs, disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
+    let dev = fs::canonicalize(&paths.dev).unwrap_or_else(|_| paths.dev.clone());
+    let mut uses = Vec::new();
+    for export in exports::all(sysfs)? {
+        let at = match export.path.strip_prefix("/dev/") {
+            Some(name) => dev.join(name),
+            None => PathBuf::from(&export.path),
+        };
+        let at = fs::canonicalize(&at).unwrap_or(at);
+        let number = fs::metadata(&at)
+            .ok()
+            .filter(|node| node.file_type().is_block_device())
+            .map(|node| format!("{}:{}", libc::major(node.rdev()), libc::minor(node.rdev())));
+        let name = at.strip_prefix(&dev).ok().and_then(|name| name.to_str());
+        let disk = disks.name(name.unwrap_or_default(), &number.unwrap_or_default());
+        uses.extend(disk.map(|disk| Use::Exported {
+            disk: disk.clone(),
+            by: export.by.display().to_string(),
+        }));
+    }
+    Ok(uses)
 }
 
 /// Whether a disk is in exclusive use: it is mounted in another namespace, or is part of a pool

@@ -28,6 +28,13 @@ pub enum Use {
         /// in use.
         by: Option<String>,
     },
+    /// A disk that the kernel exports to other machines (NVMe over Fabrics, iSCSI).
+    Exported {
+        /// The block device's name.
+        disk: String,
+        /// The directory in configfs that names the disk.
+        by: String,
+    },
     /// A disk that a process has open, for example a database or a VM.
     Open {
         /// The block device's name.
@@ -145,6 +152,13 @@ impl Use {
             Self::Held { by: Some(by), .. } if by.starts_with("loop") => {
                 format!("as root: losetup -d /dev/{by}")
             }
+            Self::Exported { by, .. } if by.contains("/nvmet/") => {
+                format!("as root: echo 0 >'{by}/enable'")
+            }
+            Self::Exported { .. } => {
+                "as root: targetcli ls shows the backstore; targetcli /backstores/KIND delete NAME"
+                    .into()
+            }
             Self::Open { process, .. } => {
                 format!("end process {process}; `ps -p {process} -f` shows its command")
             }
@@ -200,6 +214,9 @@ impl fmt::Display for Use {
             Self::Mounted { disk, at } => write!(f, "/dev/{disk} is mounted at {at}"),
             Self::Swap { disk } => write!(f, "/dev/{disk} is swap space"),
             Self::Held { disk, by: Some(by) } => write!(f, "/dev/{disk} is part of /dev/{by}"),
+            Self::Exported { disk, by } => {
+                write!(f, "/dev/{disk} is exported to other machines by {by}")
+            }
             Self::Held { disk, by: None } => {
                 write!(f, "/dev/{disk} is used by a program or a pool")
             }
