@@ -141,7 +141,7 @@ fn the_lists_have_the_ioctls_of_rare_paths() {
         let has = ioctls::list(kind).any(|row| row.name == request);
         assert!(has, "{kind:?} lacks {request}: {path}");
     }
-    // Whoever maps a BAR exports it first.
+    // A thread that maps a BAR exports it first.
     for kind in Kind::ALL {
         let has = |name| ioctls::list(kind).any(|row| row.name == name);
         let (exports, maps) = (has("VFIO_DEVICE_FEATURE"), has("IOMMU_IOAS_MAP_FILE"));
