@@ -1,5 +1,6 @@
 # locked.sh COMMAND...: starts a guest that has a device, waits for its first line, prints how much
 # of the VMM's memory must stay where it is, and ends it.
+rm -f /run/guest-said
 "$@" >/run/guest-said 2>/dev/null &
 tries=0
 until [ -s /run/guest-said ]; do
