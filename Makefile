@@ -9,7 +9,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
-.PHONY: lab-apart lab-intel lab-intel-all unit-slow models soak soak-seeded
+.PHONY: lab-apart lab-intel lab-intel-all lab-goldens unit-slow models soak soak-seeded
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -30,8 +30,8 @@ deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
 deps-book: ## mdBook and what translates the book, from crates.io into the cache
 	@resources/install-book.sh
 
-demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
-	@cargo run --quiet --package lab --bin demo
+demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine (TRACE=1 tells how)
+	@TRACE=$(TRACE) cargo run --quiet --package lab --bin demo
 
 build: deps-build ## the static release binaries: mini-vmm, mini-vmm-trace for `mini-vmm trace`, mini-vmm-bench
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) \
@@ -100,6 +100,10 @@ lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass t
 
 lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 	cargo test --package lab --test lab -- --apart
+
+lab-goldens: deps ## write the golden transcripts of traces in the lab anew
+	BLESS=1 cargo test --package lab --test lab a_trace_transcript_of
+	BLESS=1 cargo test --package lab --test lab a_trace_transcript_of -- --apart
 
 soak: deps ## guests under load in the lab, SECONDS long (120), drawn from SEED; nothing may be lost
 	@cargo run --quiet --package lab --bin soak -- "$(SECONDS)" "$(SEED)"

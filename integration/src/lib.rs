@@ -33,6 +33,8 @@
 //! | [`judge`] | whether a scenario passed, and whether the emulator failed |
 //! | [`failure`] | the report of a failed scenario |
 //! | [`outcome`] | the results of a finished machine |
+//! | [`screens`] | two screens on how a device gets into a guest, from a trace |
+//! | [`kept`] | files that L1 has left on a disk |
 //! | [`transcript`] | the lines of L1's serial port, each with its writer and time |
 //! | [`machine`] | the description of L1, its QEMU command line, and running QEMU with a time limit
 //! |
@@ -69,6 +71,7 @@ pub mod host;
 pub mod initramfs;
 pub mod inner_qemu;
 pub mod judge;
+pub mod kept;
 pub mod kernel;
 pub mod listen;
 pub mod lists;
@@ -81,6 +84,7 @@ pub mod progress;
 pub mod random;
 pub mod runner;
 pub mod scenario;
+pub mod screens;
 pub mod scripts;
 pub mod setup;
 pub mod soak;

@@ -10,3 +10,4 @@ pub mod golden;
 pub mod kernels;
 pub mod schema;
 pub mod transcript;
+pub mod witness;

@@ -5,15 +5,24 @@ use std::collections::BTreeMap;
 
 use regex_lite::{Captures, Regex};
 
+/// The order of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// That in which they began.
+    Time,
+    /// First those of the thread that was made first, and so on: what several threads do at once
+    /// has no order in time.
+    Thread,
+}
+
 /// Makes a transcript of a trace: for each file, in the order in which files appear, its lines in
-/// the order in which they began. The counts at the end are left out. `patterns` are lines
-/// `PATTERN => REPLACEMENT`.
+/// an order. The counts at the end are left out. `patterns` are lines `PATTERN => REPLACEMENT`.
 ///
 /// # Panics
 /// A line or a pattern is not understood.
-pub fn transcript(trace: &str, patterns: &str) -> String {
+pub fn transcript(trace: &str, patterns: &str, order: Order) -> String {
     let line = Regex::new(concat!(
-        r"^ *([0-9]+\.[0-9]{6}) +[0-9]+ ",
+        r"^ *([0-9]+\.[0-9]{6}) +([0-9]+) ",
         r"((?:vm [0-9]+ )?(?:(?:device|group|vcpu|eventfd) [^ ]+|container(?: [0-9]+)?",
         r"|iommufd(?: [0-9]+)?|vm(?: [0-9]+)?|kvm[-a-z]*|vfio[-a-z]*|)) +([^ ].*)$",
     ))
@@ -24,27 +33,31 @@ pub fn transcript(trace: &str, patterns: &str) -> String {
             let parts = line.captures(text);
             let parts = parts.unwrap_or_else(|| panic!("no line of a trace: {text}"));
             let time: f64 = parts[1].parse().unwrap();
-            (time, parts[2].to_string(), parts[3].to_string())
+            let thread: u32 = match order {
+                Order::Time => 0,
+                Order::Thread => parts[2].parse().unwrap(),
+            };
+            (thread, time, parts[3].to_string(), parts[4].to_string())
         })
         .collect();
     // Two threads that use one file are shown in the order in which their calls end.
-    lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+    lines.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut numbers = Numbers::default();
-    let mut order: Vec<String> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
     let mut files: BTreeMap<String, String> = BTreeMap::new();
-    for (_, file, text) in lines {
+    for (_, _, file, text) in lines {
         let file = match file.as_str() {
             "" => "the process".into(),
             file => numbers.replace(file),
         };
         let text = numbers.replace(&text);
         if !files.contains_key(&file) {
-            order.push(file.clone());
+            names.push(file.clone());
         }
         let lines = files.entry(file).or_default();
         *lines += &format!("  {text}\n");
     }
-    let blocks = order.iter().map(|file| format!("{file}\n{}", files[file]));
+    let blocks = names.iter().map(|file| format!("{file}\n{}", files[file]));
     let text: Vec<_> = blocks.collect();
     stable(&text.join("\n"), patterns)
 }
@@ -66,7 +79,11 @@ impl Numbers {
     }
 }
 
-fn stable(text: &str, patterns: &str) -> String {
+/// Replaces what differs from run to run.
+///
+/// # Panics
+/// A pattern is not understood.
+pub fn stable(text: &str, patterns: &str) -> String {
     let lines = patterns.lines();
     let lines = lines.filter(|line| !line.starts_with('#') && !line.is_empty());
     lines.fold(text.to_string(), |text, line| {

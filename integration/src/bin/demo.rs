@@ -1,6 +1,10 @@
 //! `make demo`: boots a stock kernel with a passed-through NVMe disk, and reports each step.
 //! The exit status is 0 only when the guest read the disk by DMA and got its interrupts.
+//!
+//! `make demo TRACE=1` runs mini-vmm below `mini-vmm trace` instead, and shows in two screens how
+//! the disk gets into the guest.
 
+use std::env;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -11,6 +15,7 @@ use lab::kernel::Choice;
 use lab::progress::Step;
 use lab::runner;
 use lab::scenario::Scenario;
+use lab::screens;
 use lab::setup::Lab;
 use lab::transcript::{Line, Speaker, number, value};
 
@@ -26,7 +31,9 @@ const SHOWN: [&str; 7] = [
 ];
 
 fn main() -> ExitCode {
-    match demo() {
+    let traced = env::var("TRACE").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+    let shown = if traced { trace() } else { demo() };
+    match shown {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nerror: {error}");
@@ -57,6 +64,30 @@ fn demo() -> Result<()> {
         "The emulated machine lived for {:.1} s.",
         passed.took.as_secs_f64()
     ));
+    Ok(())
+}
+
+/// Shows the two screens.
+fn trace() -> Result<()> {
+    let lab = Lab::prepare(&[Choice::Stock], false);
+    let mut step = Some(Step::start(
+        "a machine with an IOMMU, in it mini-vmm below the tracer",
+    ));
+    let scenario = screens::scenario("demo-trace", tell_screens).kernel(Choice::Stock);
+    runner::run(&scenario, &lab, &mut |line| {
+        if line.from == Speaker::Guest
+            && let Some(step) = step.take()
+        {
+            step.done();
+        }
+    })?;
+    Ok(())
+}
+
+fn tell_screens(screens: &[Vec<String>; 2]) -> Result<()> {
+    for line in screens.iter().flatten() {
+        say(line);
+    }
     Ok(())
 }
 

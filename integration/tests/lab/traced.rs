@@ -1,19 +1,30 @@
 //! `mini-vmm trace` of guests with a passed-through disk: what the trace names, and that it counts
 //! what mini-vmm counts.
 
+// Pure parts that other tests have too.
+#[path = "../../../tests/common/witness.rs"]
+mod calls;
 mod checks;
-mod files;
+mod demo;
+#[allow(dead_code)]
+#[path = "../../../tests/common/kernels.rs"]
+mod kernels;
 mod killed;
 mod perfetto;
+mod qemu;
+#[allow(dead_code)]
+#[path = "../../../tests/common/transcript.rs"]
+mod transcript;
+mod transcripts;
+mod witness;
 
-use lab::Result;
 use lab::disk::Disk;
 use lab::expect::{ended_well, run, worked};
+use lab::kept::{self, Files};
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
-use lab::vmm;
-
-use files::Files;
+use lab::{Error, Result, vmm};
+use serde_json::Value;
 
 /// The disk that the guest has.
 const DISK: Disk = Disk::new("lab-disk", 5);
@@ -25,7 +36,11 @@ pub fn all() -> Vec<Scenario> {
     vec![
         traced("a_traced_guest_by_a_container", "container"),
         traced("a_traced_guest_by_iommufd", "iommufd").apart(),
+        demo::scenario(),
         killed::scenario(),
+        transcripts::ours(),
+        transcripts::qemus(),
+        witness::scenario(),
     ]
 }
 
@@ -42,7 +57,7 @@ fn traced(name: &'static str, interface: &'static str) -> Scenario {
     Scenario::new(name)
         .built("mini-vmm-trace", vmm::tracer)
         .disks(&[DISK, FILES])
-        .script(format!("{}{script}", files::KEEP), move |outcome| {
+        .script(format!("{}{script}", kept::KEEP), move |outcome| {
             check(outcome, interface)
         })
 }
@@ -54,10 +69,15 @@ fn check(outcome: &Outcome, interface: &str) -> Result<()> {
     let files = Files::of(outcome, &FILES)?;
     let trace = checks::Trace::parse(&files.text("trace")?)?;
     trace.all_is_decoded()?;
-    trace.counts_are(&files.json("stats.json")?)?;
+    trace.counts_are(&json(&files, "stats.json")?)?;
     trace.files_have_names(interface)?;
     trace.config_accesses_have_names()?;
     trace.messages_are_whole()?;
     trace.one_eventfd()?;
-    perfetto::check(&files.json("perfetto")?, &trace)
+    perfetto::check(&json(&files, "perfetto")?, &trace)
+}
+
+fn json(files: &Files, name: &str) -> Result<Value> {
+    serde_json::from_str(&files.text(name)?)
+        .map_err(|error| Error::failed(format!("{name}: {error}")))
 }

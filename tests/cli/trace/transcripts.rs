@@ -27,7 +27,10 @@ fn compare(name: &str, command: &[&str]) {
     let text = fs::read_to_string(out.path()).unwrap();
     assert!(!text.contains(" ioctl 0x"), "a call is not decoded: {text}");
     let patterns = format!("{STABLE}\n{HOST}");
-    golden::check(name, &transcript::transcript(&text, &patterns));
+    golden::check(
+        name,
+        &transcript::transcript(&text, &patterns, transcript::Order::Time),
+    );
 }
 
 #[test]

@@ -25,14 +25,14 @@ const OTHER_PROCESS: [&str; 5] = [
 /// The threads of the server for requests call what src/control.rs gives: that is `enter`.
 const BY_A_CALL: [&str; 2] = ["api/server.rs", "api/workers.rs"];
 
-/// The source files below a folder, without those of tests.
+/// The source files below a folder, without those of tests and models.
 fn sources(folder: &std::path::Path, into: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_string();
         if path.is_dir() && !["target", "tests", "fake"].contains(&name.as_str()) {
             sources(&path, into);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if name.ends_with(".rs") && !["tests.rs", "models.rs"].contains(&name.as_str()) {
             into.push(path);
         }
     }

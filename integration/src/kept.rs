@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use lab::disk::Disk;
-use lab::outcome::Outcome;
-use lab::{Error, Result};
-use serde_json::Value;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 
-/// The shell function that keeps files.
+/// The shell function that keeps files, on the NVMe disk at 00:06.0.
 pub const KEEP: &str = "\
 # keep FILE...: leaves files on the lab's disk, and reports their names and sizes in order.
 keep() {
@@ -20,10 +19,14 @@ keep() {
 ";
 
 /// What L1 has kept.
+#[derive(Debug)]
 pub struct Files(HashMap<String, Vec<u8>>);
 
 impl Files {
     /// The files on this disk.
+    ///
+    /// # Errors
+    /// L1 has not kept all files whole.
     pub fn of(outcome: &Outcome, disk: &Disk) -> Result<Self> {
         let image = outcome.image(disk.serial);
         let bytes = std::fs::read(&image)
@@ -47,15 +50,12 @@ impl Files {
     }
 
     /// A file as text.
+    ///
+    /// # Errors
+    /// L1 has kept no such text.
     pub fn text(&self, name: &str) -> Result<String> {
         let bytes = self.0.get(name).cloned();
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         text.ok_or_else(|| Error::failed(format!("L1 has kept no text {name}")))
-    }
-
-    /// A file of JSON.
-    pub fn json(&self, name: &str) -> Result<Value> {
-        serde_json::from_str(&self.text(name)?)
-            .map_err(|error| Error::failed(format!("{name}: {error}")))
     }
 }
