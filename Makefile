@@ -10,6 +10,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 .DEFAULT_GOAL := help
 .PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image deny msrv
 .PHONY: lab-apart lab-intel lab-intel-all lab-goldens unit-slow models soak soak-seeded
+.PHONY: release release-twice
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -123,6 +124,13 @@ deb: deps-build man ## the Debian package, into target/deb
 
 image: build ## a container image of the static programs (OCI), into target/image
 	resources/package/image.sh target/$(TARGET)/release target/image
+
+release: deps-build ## all files of a release and their checksums, into target/release-files (SIGN=KEY)
+	rm -rf target/release-files
+	resources/package/release.sh target/release-files
+
+release-twice: deps-build ## two releases from different folders, and whether their bytes are the same
+	resources/package/release-twice.sh
 
 fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
 	cargo test --test fleet

@@ -330,11 +330,41 @@ free_memory() {
 	awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo
 }
 
+# Prints the open files of all processes.
+open_files() {
+	cut -f1 /proc/sys/fs/file-nr
+}
+
+# Remembers what is free and open once the kernel gives no more back: it frees what a killed run had
+# a moment after the run's end.
+remember_first() {
+	free_first=0 files_first=$(open_files)
+	while [ "$(free_memory)" -gt $((free_first + 1024)) ]; do
+		free_first=$(free_memory)
+		sleep 0.5
+	done
+}
+
+# memory_is_flat: fails unless as much is free, and no more is open, as after the first run.
+memory_is_flat() {
+	limit=$(($(milliseconds) + 15000))
+	free=$(free_memory) files=$(open_files)
+	until [ $((free + 16384)) -ge $free_first ] && [ "$files" -le $((files_first + 64)) ]; do
+		if [ "$(milliseconds)" -ge $limit ]; then
+			lose "memory: $free KiB free and $files files open," \
+				"$free_first KiB and $files_first after the first run"
+			return 0
+		fi
+		sleep 0.5
+		free=$(free_memory) files=$(open_files)
+	done
+}
+
 counters() {
 	say "soak s=$(seconds) runs=$runs confined=$confined reboots=$reboots adds=$adds" \
 		"removes=$removes unbinds=$unbinds kills=$kills amid=$amid ends=$ends rounds=$rounds" \
 		"pings=$pings lost=$lost $nothing own=+$most" \
-		"free=$(free_memory) files=$(cut -f1 /proc/sys/fs/file-nr)"
+		"free=$(free_memory) files=$(open_files)"
 }
 
 soak() {
@@ -360,16 +390,13 @@ soak() {
 		count_work
 		after
 		# The first run fills caches of the kernel.
-		[ $runs != 1 ] || free_first=$(free_memory) files_first=$(cut -f1 /proc/sys/fs/file-nr)
+		[ $runs != 1 ] || remember_first
 		if [ "$(seconds)" -ge $((minute * 60)) ]; then
 			counters
 			minute=$(($(seconds) / 60 + 1))
 		fi
 	done
-	[ $(($(free_memory) + 16384)) -ge $free_first ] ||
-		lose "memory: $(free_memory) KiB free, after the first run $free_first KiB"
-	[ "$(cut -f1 /proc/sys/fs/file-nr)" -le $((files_first + 64)) ] ||
-		lose "files: $(cut -f1 /proc/sys/fs/file-nr) of all, after the first run $files_first"
+	memory_is_flat
 	counters
 	say "soak-done lost=$lost"
 }
