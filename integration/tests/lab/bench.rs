@@ -53,7 +53,7 @@ pub fn all() -> Vec<Scenario> {
             .built("mini-vmm-bench", vmm::bench)
             .apart()
             .inner_qemu()
-            .limit(400)
+            .limit(600)
             .machine(|l1| l1.files = vec![("slow.img", noise())])
             .qemu(&SLOWER_DISK)
             .script(peers(), check_peers),
@@ -167,7 +167,39 @@ fn check_peers(outcome: &Outcome) -> Result<()> {
     expect(names == wanted, || format!("the subjects are {names:?}"))?;
     let unequal: Vec<_> = outcome.transcript.lab("unequal").collect();
     expect(unequal == ["4"], || format!("notes: {unequal:?}"))?;
-    all_have_the_known_speed(&report, KNOWN_SLOWER)
+    all_have_the_known_speed(&report, KNOWN_SLOWER)?;
+    check_kinds(&report)
+}
+
+/// KVM's own counters say that a virtual CPU halts for each read that comes alone, unless its idle
+/// loop causes no exits, and that each read of an emulated NVMe disk writes two doorbells by exits.
+fn check_kinds(report: &Value) -> Result<()> {
+    let (halts, none, doorbells) = (0.9..f64::MAX, -0.05..0.05, 1.9..2.1);
+    for (subject, halts, mmio) in [
+        (1, &halts, &none),
+        (2, &none, &none),
+        (3, &halts, &none),
+        (4, &none, &none),
+        (5, &halts, &doorbells),
+        (6, &halts, &none),
+    ] {
+        let count = |work: &str, pointer: &str| {
+            let counts = report["counts"].as_array().into_iter().flatten();
+            let mut of = counts.filter(|c| c["subject"] == subject && c["work"] == work);
+            of.next()?.pointer(pointer)?.as_f64()
+        };
+        for (name, wanted) in [("halt_exits", halts), ("mmio_exits", mmio)] {
+            let pointer = format!("/costs/kvm/{name}");
+            let (idle, work) = (count("idle", &pointer), count("read-4k-d1", &pointer));
+            let reads = count("read-4k-d1", "/reads");
+            let each = work.zip(idle).zip(reads);
+            let each = each.map(|((work, idle), reads)| (work - idle) / reads);
+            expect(each.is_some_and(|each| wanted.contains(&each)), || {
+                format!("subject {subject}: {each:?} {name} for each read, not {wanted:?}")
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Without its map, a read one at a time is at least one exit to mini-vmm, for the doorbell.

@@ -49,8 +49,10 @@ pub fn text(results: &Results) -> String {
     mechanisms(&mut page, results);
     ratios(&mut page, results);
     if !results.counts.is_empty() {
-        head(&mut page, "What a read costs", words::COSTS);
+        head(&mut page, "What an operation costs", words::COSTS);
         table(&mut page, &tables::costs(results));
+        head(&mut page, "Exits and interrupts by kind", words::KINDS);
+        table(&mut page, &tables::kinds(results));
     }
     starts(&mut page, results);
     head(&mut page, "The machine", "");

@@ -27,6 +27,13 @@ pub fn text(results: &Results) -> String {
     if !results.counts.is_empty() {
         let table = tables::costs(results);
         section(&mut text, "What an operation costs", words::COSTS, &table);
+        let table = tables::kinds(results);
+        section(
+            &mut text,
+            "Exits and interrupts by kind",
+            words::KINDS,
+            &table,
+        );
     }
     section(&mut text, "The machine", "", &tables::context(results));
     let table = tables::comparisons(results);

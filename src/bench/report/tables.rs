@@ -74,34 +74,73 @@ pub fn costs(results: &Results) -> Table {
         "exits to KVM",
         "wake-ups",
         "vCPU",
-        "mini-vmm's other threads",
+        "the VMM's other threads",
     ]);
     let idle = |subject: usize| {
         let mut counts = results.counts.iter();
         let idle = counts.find(|c| c.subject == subject && c.work == IDLE);
-        idle.map_or_else(Costs::default, |count| count.costs)
+        idle.map_or_else(Costs::default, |count| count.costs.clone())
     };
     for work in &results.works {
         let counts = results.counts.iter();
         for count in counts.filter(|c| c.work == work.name && c.reads > 0) {
-            let (costs, idle) = (count.costs, idle(count.subject));
+            let (costs, idle) = (&count.costs, idle(count.subject));
             let of_one = |all: u64, idle: u64| {
                 let value = (all as f64 - idle as f64) / count.reads as f64;
                 value.max(0.0)
             };
-            let each = |all: u64, idle: u64| format!("{:.3}", of_one(all, idle));
+            let each = |all: Option<u64>, idle: Option<u64>| match all.zip(idle) {
+                Some((all, idle)) => format!("{:.3}", of_one(all, idle)),
+                None => "-".into(),
+            };
             let time = |all: u64, idle: u64| microseconds(of_one(all, idle));
-            let kvm = costs.kvm_exits.zip(idle.kvm_exits);
             table.rows.push(vec![
                 work.in_words(),
                 name(results, count.subject),
                 count.reads.to_string(),
                 each(costs.vmm_exits, idle.vmm_exits),
-                kvm.map_or_else(|| "-".into(), |(all, idle)| each(all, idle)),
+                each(costs.kvm_exits, idle.kvm_exits),
                 each(costs.wakeups, idle.wakeups),
                 time(costs.vcpu_ns, idle.vcpu_ns),
                 time(costs.vmm_ns, idle.vmm_ns),
             ]);
+        }
+    }
+    table
+}
+
+/// KVM's counters that count exits or interrupts, in the order of the columns.
+const KINDS: [(&str, &str); 8] = [
+    ("io_exits", "ports"),
+    ("mmio_exits", "MMIO"),
+    ("halt_exits", "HLT"),
+    ("irq_exits", "host interrupts"),
+    ("irq_window_exits", "interrupt windows"),
+    ("insn_emulation", "instructions emulated"),
+    ("irq_injections", "interrupts"),
+    ("halt_wakeup", "wake-ups from HLT"),
+];
+
+/// What KVM counted by kind for each operation, less the window without reads.
+pub fn kinds(results: &Results) -> Table {
+    let mut table = Table::new(&["work", "subject", "all exits"]);
+    table.heads.extend(KINDS.map(|(_, head)| head.to_owned()));
+    for work in &results.works {
+        let counts = results.counts.iter();
+        for count in counts.filter(|c| c.work == work.name && c.reads > 0) {
+            let mut idle = results.counts.iter();
+            let idle = idle.find(|c| c.subject == count.subject && c.work == IDLE);
+            let each = |name: &str| {
+                let Some(all) = count.costs.kvm.get(name) else {
+                    return "-".into();
+                };
+                let idle = idle.and_then(|idle| idle.costs.kvm.get(name)).copied();
+                let value = *all as f64 - idle.unwrap_or(0) as f64;
+                format!("{:.3}", (value / count.reads as f64).max(0.0))
+            };
+            let mut row = vec![work.in_words(), name(results, count.subject), each("exits")];
+            row.extend(KINDS.map(|(name, _)| each(name)));
+            table.rows.push(row);
         }
     }
     table

@@ -80,6 +80,11 @@ pub const COSTS: &str = "Counted in a pass of its own, less what a window withou
     Exits to mini-vmm are without accesses to ports, which are the console's. A virtual CPU's time \
     includes the guest's own.";
 
+/// What the table of exits by kind has.
+pub const KINDS: &str = "KVM's own counters of the virtual CPUs, for each operation, from the same \
+    pass. KVM counts some kinds of exits only, so they are fewer than all exits; an access to a \
+    port counts even if KVM answers it itself.";
+
 /// What the table of comparisons has.
 pub const COMPARISONS: &str = "The ratio is that of the same round, so 1 means equal. The \
     interval holds the true ratio in 95 % of all runs, for all rows together (Bonferroni). \

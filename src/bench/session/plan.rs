@@ -163,7 +163,12 @@ impl Plan {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         let windows = u32::try_from(self.task.works.len() + 1).unwrap_or(u32::MAX);
         let guests = self.subjects.iter().filter(|subject| {
-            subject.repeats.is_none() && matches!(subject.kind, Kind::MiniVmm { .. })
+            let counts = match &subject.kind {
+                Kind::MiniVmm { .. } => true,
+                Kind::Peer { peer, .. } => peer.counts(),
+                Kind::Host => false,
+            };
+            subject.repeats.is_none() && counts
         });
         let guests = u32::try_from(guests.count()).unwrap_or(u32::MAX);
         ((each + Duration::from_secs(3)) * windows + GUEST_TURN) * guests

@@ -13,7 +13,7 @@ use crate::stats::ratio::{MISSED, Ratio, corrected};
 use crate::stats::stopping::Reason;
 use crate::subjects::counts::Count;
 use crate::subjects::host;
-use crate::subjects::list::{Kind, pairs};
+use crate::subjects::list::{Kind, Subject, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::other::OtherVmm;
 use crate::subjects::program::Program;
@@ -94,13 +94,23 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
 /// a run without it.
 fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
     let mut counts = Vec::new();
-    for (index, subject) in plan.subjects.iter().enumerate() {
-        if let (Kind::MiniVmm { program, change }, None) = (&subject.kind, subject.repeats) {
-            say(&format!("counting exits, {}", subject.name));
-            match guest.count(program, *change, &plan.task, index) {
-                Ok(of_subject) => counts.extend(of_subject),
-                Err(error) => return (counts, Some(error)),
+    let once = |(_, subject): &(usize, &Subject)| subject.repeats.is_none();
+    for (index, subject) in plan.subjects.iter().enumerate().filter(once) {
+        let say = || say(&format!("counting exits, {}", subject.name));
+        let counted = match &subject.kind {
+            Kind::MiniVmm { program, change } => {
+                say();
+                guest.count(program, *change, &plan.task, index)
             }
+            Kind::Peer { peer, .. } if peer.counts() => {
+                say();
+                peer_turn(plan, &subject.kind).and_then(|vmm| vmm.count(guest, &plan.task, index))
+            }
+            Kind::Peer { .. } | Kind::Host => continue,
+        };
+        match counted {
+            Ok(of_subject) => counts.extend(of_subject),
+            Err(error) => return (counts, Some(error)),
         }
     }
     let back = host::wait_for_disk(&plan.device.path, &plan.task);
@@ -142,19 +152,9 @@ fn round(
         let trial = match &subject.kind {
             Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
-            Kind::Peer {
-                program,
-                peer,
-                native_idle,
-                ..
-            } => OtherVmm {
-                program,
-                peer: *peer,
-                native_idle: *native_idle,
-                binder: binder(plan)?,
-                device: &plan.device.path,
+            Kind::Peer { .. } => {
+                peer_turn(plan, &subject.kind).and_then(|vmm| vmm.trial(guest, &plan.task, seed))
             }
-            .trial(guest, &plan.task, seed),
         };
         let mut trial = trial?;
         trial.check(&plan.task)?;
@@ -188,6 +188,25 @@ fn other_content(subject: &str, than: &str) -> Error {
     Error::new(format!(
         "{subject} reads other content than {than} on the same disk"
     ))
+}
+
+/// A turn of another VMM.
+fn peer_turn<'a>(plan: &'a Plan, kind: &'a Kind) -> Result<OtherVmm<'a>> {
+    match kind {
+        Kind::Peer {
+            program,
+            peer,
+            native_idle,
+            ..
+        } => Ok(OtherVmm {
+            program,
+            peer: *peer,
+            native_idle: *native_idle,
+            binder: binder(plan)?,
+            device: &plan.device.path,
+        }),
+        _ => Err(Error::new("the subject is no guest of another VMM")),
+    }
 }
 
 /// The mini-vmm that binds the device for other VMMs.

@@ -40,11 +40,11 @@ fn vcpu_threads(process: &Path) -> Vec<(usize, i32)> {
     .collect()
 }
 
-/// The number of a virtual CPU by the name of its thread: QEMU's, Cloud Hypervisor's, crosvm's,
-/// Firecracker's.
-fn number(name: &str) -> Option<usize> {
+/// The number of a virtual CPU by the name of its thread: QEMU's, crosvm's, Firecracker's,
+/// mini-vmm's, Cloud Hypervisor's.
+pub(super) fn number(name: &str) -> Option<usize> {
     let name = name.strip_suffix("/KVM").unwrap_or(name);
-    let mut starts = ["CPU ", "crosvm_vcpu", "fc_vcpu ", "vcpu"].into_iter();
+    let mut starts = ["CPU ", "crosvm_vcpu", "fc_vcpu ", "vcpu ", "vcpu"].into_iter();
     starts.find_map(|start| name.strip_prefix(start)?.parse().ok())
 }
 
@@ -70,6 +70,7 @@ mod tests {
         for (name, wanted) in [
             ("CPU 12/KVM", Some(12)),
             ("vcpu3", Some(3)),
+            ("vcpu 2", Some(2)),
             ("crosvm_vcpu1", Some(1)),
             ("fc_vcpu 0", Some(0)),
             ("vcpu", None),

@@ -2,26 +2,34 @@
 //! figures are mini-vmm's and KVM's own (docs/stats.md), read before and after each kind of work,
 //! while the guest sleeps. A window without reads shows what the guest's clock and console cost.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::subjects::affinity;
+
 /// What a kind of work cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Costs {
-    /// Exits to mini-vmm, without accesses to ports: those are the console's.
-    pub vmm_exits: u64,
+    /// Exits to mini-vmm, without accesses to ports: those are the console's. Null for other VMMs,
+    /// which do not count them.
+    pub vmm_exits: Option<u64>,
     /// Exits to KVM; null if this kernel does not count them.
     pub kvm_exits: Option<u64>,
-    /// How often a thread of mini-vmm woke for an interrupt of the device.
-    pub wakeups: u64,
+    /// How often a thread of mini-vmm woke for an interrupt of the device. Null for other VMMs.
+    pub wakeups: Option<u64>,
     /// CPU time of the virtual CPUs in nanoseconds, with the guest's own.
     pub vcpu_ns: u64,
-    /// CPU time of mini-vmm's other threads in nanoseconds.
+    /// CPU time of the VMM's other threads in nanoseconds.
     pub vmm_ns: u64,
+    /// KVM's counters of the virtual CPUs, by KVM's names (Documentation/virt/kvm/api.rst,
+    /// KVM_GET_STATS_FD): kinds of exits, and interrupts.
+    #[serde(default)]
+    pub kvm: BTreeMap<String, u64>,
 }
 
 /// The costs of one kind of work by one subject.
@@ -41,41 +49,63 @@ pub struct Count {
 impl Costs {
     /// What was added since an earlier moment.
     pub(super) fn since(&self, before: &Self) -> Self {
+        let less = |now: Option<u64>, before: Option<u64>| {
+            now.zip(before)
+                .map(|(now, before)| now.saturating_sub(before))
+        };
+        let kvm = self.kvm.iter().map(|(name, now)| {
+            let before = before.kvm.get(name).copied().unwrap_or(0);
+            (name.clone(), now.saturating_sub(before))
+        });
         Self {
-            vmm_exits: self.vmm_exits.saturating_sub(before.vmm_exits),
-            kvm_exits: self
-                .kvm_exits
-                .zip(before.kvm_exits)
-                .map(|(now, before)| now.saturating_sub(before)),
-            wakeups: self.wakeups.saturating_sub(before.wakeups),
+            vmm_exits: less(self.vmm_exits, before.vmm_exits),
+            kvm_exits: less(self.kvm_exits, before.kvm_exits),
+            wakeups: less(self.wakeups, before.wakeups),
             vcpu_ns: self.vcpu_ns.saturating_sub(before.vcpu_ns),
             vmm_ns: self.vmm_ns.saturating_sub(before.vmm_ns),
+            kvm: kvm.collect(),
         }
     }
 
     /// The costs until now, by the report of `--stats` and the threads of a process.
     pub(super) fn of(report: &Value, process: &Path) -> Self {
-        let (vcpu_ns, vmm_ns) = cpu_times(process);
         let number = |path: &str| report.pointer(path).and_then(Value::as_u64);
         let ports = ["pio_in", "pio_out"]
             .iter()
             .filter_map(|reason| number(&format!("/exits/by_reason/{reason}")));
         let total = number("/exits/total").unwrap_or(0);
-        let vcpus = report["kvm"]["vcpus"].as_array();
-        let each = vcpus.map(|all| all.iter().map(|vcpu| vcpu["exits"].as_u64()));
         let devices = report["devices"].as_array().into_iter().flatten();
         let woken = devices.filter_map(|device| device["wakeups"]["delivered"].as_u64());
+        let mut kvm = BTreeMap::new();
+        let vcpus = report["kvm"]["vcpus"].as_array().into_iter().flatten();
+        for (name, value) in vcpus.filter_map(Value::as_object).flatten() {
+            // A histogram is an array.
+            if let Some(value) = value.as_u64() {
+                *kvm.entry(name.clone()).or_default() += value;
+            }
+        }
         Self {
-            vmm_exits: total.saturating_sub(ports.sum()),
-            kvm_exits: each.and_then(Iterator::sum),
-            wakeups: woken.sum(),
+            vmm_exits: Some(total.saturating_sub(ports.sum())),
+            wakeups: Some(woken.sum()),
+            ..Self::of_kvm(kvm, process)
+        }
+    }
+
+    /// The costs until now, by KVM's counters and the threads of a process.
+    pub(super) fn of_kvm(kvm: BTreeMap<String, u64>, process: &Path) -> Self {
+        let (vcpu_ns, vmm_ns) = cpu_times(process);
+        Self {
+            vmm_exits: None,
+            kvm_exits: kvm.get("exits").copied(),
+            wakeups: None,
             vcpu_ns,
             vmm_ns,
+            kvm,
         }
     }
 }
 
-/// CPU time of the threads named `vcpu N`, and of the others
+/// CPU time of the virtual CPUs' threads, and of the others
 /// (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat).
 fn cpu_times(process: &Path) -> (u64, u64) {
     let (mut vcpus, mut others) = (0, 0);
@@ -87,7 +117,7 @@ fn cpu_times(process: &Path) -> (u64, u64) {
             .split(' ')
             .next()
             .and_then(|time| time.parse::<u64>().ok());
-        match text("comm").starts_with("vcpu ") {
+        match affinity::number(text("comm").trim()).is_some() {
             true => vcpus += time.unwrap_or(0),
             false => others += time.unwrap_or(0),
         }
@@ -119,25 +149,33 @@ mod tests {
                 "total": 100,
                 "by_reason": { "pio_in": 20, "pio_out": 30, "mmio_read": 50 },
             },
-            "kvm": { "vcpus": [{ "exits": 400 }, { "exits": 11 }] },
+            "kvm": { "vcpus": [
+                { "exits": 400, "halt_exits": 9, "halt_wait_hist": [1] },
+                { "exits": 11, "halt_exits": 2 },
+            ] },
             "devices": [{ "wakeups": { "delivered": 7, "unmasked": 1 } }, {}],
         });
         let costs = Costs::of(&report, &dir);
+        let kvm = BTreeMap::from([("exits".to_owned(), 411), ("halt_exits".to_owned(), 11)]);
         assert_eq!(
             costs,
             Costs {
-                vmm_exits: 50,
+                vmm_exits: Some(50),
                 kvm_exits: Some(411),
-                wakeups: 7,
+                wakeups: Some(7),
                 vcpu_ns: 78,
                 vmm_ns: 5,
+                kvm: kvm.clone(),
             }
         );
         let later = Costs::of(&json!({ "exits": { "total": 60 } }), &dir).since(&costs);
         assert_eq!(
             (later.vmm_exits, later.kvm_exits, later.vcpu_ns),
-            (10, None, 0)
+            (Some(10), None, 0)
         );
+        let other = Costs::of_kvm(kvm, &dir);
+        assert_eq!((other.vmm_exits, other.kvm_exits), (None, Some(411)));
+        assert_eq!(other.since(&costs).kvm["halt_exits"], 0);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

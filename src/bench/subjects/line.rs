@@ -11,7 +11,7 @@ use serde_json::json;
 use vmm::config::memory;
 
 use crate::error::Result;
-use crate::guest::{ANY_DISK, RESTARTS, SEED};
+use crate::guest::{ANY_DISK, RESTARTS};
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::peer::Peer;
 use crate::work::task::{Engine, Task};
@@ -28,8 +28,8 @@ pub(super) struct Line<'a> {
     pub(super) task: &'a Task,
     /// The disk's node, for a VMM whose guest does not have the device itself.
     pub(super) node: &'a Path,
-    /// The seed of the turn.
-    pub(super) seed: u64,
+    /// Further words of the kernel's command line.
+    pub(super) words: &'a str,
 }
 
 /// The arguments, and a file that must stay open until the program has read it.
@@ -70,9 +70,9 @@ impl Line<'_> {
         if self.peer == Peer::Firecracker {
             any = format!("{any} reboot=k {RESTARTS}");
         }
-        let Self { guest, seed, .. } = self;
+        let Self { guest, words, .. } = self;
         let text = format!(
-            "console=ttyS0 quiet loglevel=4 panic=-1 {} {SEED}{seed} {any}",
+            "console=ttyS0 quiet loglevel=4 panic=-1 {} {words} {any}",
             guest.cmdline
         );
         text.trim_end().to_owned()
@@ -327,7 +327,7 @@ mod tests {
             guest: &guest,
             task: &task,
             node: Path::new("/dev/disk,1"),
-            seed: 7,
+            words: "mini_vmm_bench.seed=7",
         };
         match peer {
             Peer::Firecracker => line.firecracker(),

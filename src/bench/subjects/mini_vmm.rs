@@ -1,29 +1,24 @@
 //! A turn of a guest of mini-vmm.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 use crate::guest::{COUNT, SEED};
 use crate::subjects::affinity;
 use crate::subjects::child::Vmm;
-use crate::subjects::counts::{Costs, Count};
+use crate::subjects::counting::{Counting, PAUSE, Source};
+use crate::subjects::counts::Count;
 use crate::subjects::list::Change;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::task::{MARK, Message, Task};
-
-/// How long the guest sleeps before and after each kind of work in a pass that counts.
-const PAUSE: Duration = Duration::from_millis(1500);
 
 /// How long a guest may send no message, besides the time of its work.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,14 +58,6 @@ pub(super) enum Vcpus {
     Pinned,
     /// This program, when the guest is ready.
     Pin,
-}
-
-/// What is counted in a pass of its own.
-pub(super) struct Counting {
-    /// The report of mini-vmm, in memory.
-    report: OwnedFd,
-    before: Costs,
-    counts: Vec<Count>,
 }
 
 impl Guest {
@@ -134,21 +121,15 @@ impl Guest {
         task: &Task,
         subject: usize,
     ) -> Result<Vec<Count>> {
-        let mut counting = Counting {
-            report: in_memory(b"")?,
-            before: Costs::default(),
-            counts: Vec::new(),
-        };
+        let report = in_memory(b"")?;
         let mut command = Command::new(&program.path);
         let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
         command.args(self.arguments(change, &words));
-        let report = counting.report.as_raw_fd();
-        command.arg(format!("--stats=/proc/self/fd/{report}"));
+        command.arg(format!("--stats=/proc/self/fd/{}", report.as_raw_fd()));
+        let mut counting = Counting::by(Source::Report(report));
         let vcpus = Vcpus::Pinned;
         self.run(command, &program.path, task, vcpus, Some(&mut counting))?;
-        let mut counts = counting.counts;
-        counts.iter_mut().for_each(|count| count.subject = subject);
-        Ok(counts)
+        Ok(counting.counts(subject))
     }
 
     /// Runs a VMM and hears its guest.
@@ -213,49 +194,4 @@ fn listen(
         }
     }
     Err(Error::new("the guest ended before its work"))
-}
-
-impl Counting {
-    /// Reads the costs when the guest has begun to sleep.
-    fn hear(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
-        match message {
-            Message::Start { .. } => self.before = self.read(vmm)?,
-            Message::Stopped { work, reads } => {
-                let costs = self.read(vmm)?.since(&self.before);
-                self.counts.push(Count {
-                    subject: 0,
-                    work: work.clone(),
-                    reads: *reads,
-                    costs,
-                });
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Lets mini-vmm write its report, and reads it.
-    fn read(&self, vmm: &Vmm) -> Result<Costs> {
-        let own = format!("/proc/self/fd/{}", self.report.as_raw_fd());
-        let read = || -> Option<Value> { serde_json::from_slice(&fs::read(&own).ok()?).ok() };
-        let time = |report: &Value| report["uptime_us"].as_u64();
-        let before = read().as_ref().and_then(time);
-        vmm.signal(Signal::USR1)?;
-        let asked = Instant::now();
-        while asked.elapsed() < PAUSE {
-            // A report that is being written is no JSON yet.
-            if let Some(report) = read()
-                && time(&report) > before
-            {
-                return Ok(Costs::of(
-                    &report,
-                    Path::new(&format!("/proc/{}", vmm.pid())),
-                ));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Err(Error::new(
-            "mini-vmm wrote no report of its statistics in time",
-        ))
-    }
 }

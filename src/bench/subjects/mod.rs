@@ -6,6 +6,8 @@
 //! | `list` | the subjects of a run |
 //! | `trial` | what a turn gives |
 //! | `counts` | exits, wake-ups and CPU time of reads |
+//! | `counting` | reading them, in a pass of its own |
+//! | `monitor` | KVM's counters by QEMU's monitor |
 //! | `host` | a turn of the host's own driver |
 //! | `child` | a VMM as a child process, which never outlives this one |
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
@@ -16,11 +18,13 @@
 
 mod affinity;
 mod child;
+mod counting;
 pub mod counts;
 pub mod host;
 mod line;
 pub mod list;
 pub mod mini_vmm;
+mod monitor;
 pub mod other;
 pub mod peer;
 pub mod program;

@@ -6,9 +6,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::{Context, Error, Result};
+use crate::guest::{COUNT, SEED};
+use crate::subjects::counting::{Counting, PAUSE, Source};
+use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::line::Line;
 use crate::subjects::mini_vmm::{Guest, Vcpus};
+use crate::subjects::monitor::Monitor;
 use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
@@ -35,6 +39,28 @@ impl OtherVmm<'_> {
     /// The device cannot be bound, the guest or the VMM has failed, or the user has ended the
     /// measurement.
     pub fn trial(&self, guest: &Guest, task: &Task, seed: u64) -> Result<Trial> {
+        let words = format!("{SEED}{seed}");
+        self.run(guest, task, &words, false).map(|(trial, _)| trial)
+    }
+
+    /// Does the work once more, to count what it costs. Only QEMU says what KVM counts.
+    ///
+    /// # Errors
+    /// As for [`OtherVmm::trial`].
+    pub fn count(&self, guest: &Guest, task: &Task, subject: usize) -> Result<Vec<Count>> {
+        let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
+        let (_, counting) = self.run(guest, task, &words, true)?;
+        Ok(counting.map_or_else(Vec::new, |counting| counting.counts(subject)))
+    }
+
+    /// `words` are further words of the kernel's command line.
+    fn run(
+        &self,
+        guest: &Guest,
+        task: &Task,
+        words: &str,
+        counts: bool,
+    ) -> Result<(Trial, Option<Counting>)> {
         // The disk must be back, whatever subject had it before.
         let disk = host::wait_for_disk(self.device, task)?;
         let bound = match self.peer.is_assigned() {
@@ -53,18 +79,23 @@ impl OtherVmm<'_> {
             guest,
             task,
             node: &disk.node(),
-            seed,
+            words,
         };
         let line = line.words()?;
         let mut command = Command::new(&self.program.path);
         command.args(&line.words);
-        let trial = guest.run(command, &self.program.path, task, Vcpus::Pin, None);
+        let mut counting = match counts {
+            true => Some(Counting::by(Source::Monitor(Monitor::add(&mut command)?))),
+            false => None,
+        };
+        let path = &self.program.path;
+        let trial = guest.run(command, path, task, Vcpus::Pin, counting.as_mut());
         drop((held, line.file));
         let back = bound.map_or(Ok(()), Bound::give_back);
         // The first error says why.
         let trial = trial?;
         back?;
-        Ok(trial)
+        Ok((trial, counting))
     }
 }
 

@@ -70,6 +70,11 @@ impl Peer {
         matches!(self, Self::QemuVfio | Self::CloudHypervisor | Self::Crosvm)
     }
 
+    /// Whether the VMM says what KVM counts.
+    pub fn counts(self) -> bool {
+        self.program() == "qemu-system-x86_64"
+    }
+
     /// Whether the VMM can let the guest's idle loop run without exits.
     pub fn has_native_idle(self) -> bool {
         self == Self::QemuVfio

@@ -136,6 +136,10 @@ mod tests {
     use crate::work::disk;
     use crate::work::task::{DiskId, Order, Work};
 
+    /// Times of a measurement, each tried if the one before it was too short for a disk that is
+    /// busy with other work.
+    const WINDOWS: [u64; 3] = [20, 500, 10_000];
+
     fn open(task: &Task, path: &Path) -> File {
         disk::open(path, task.destroy.is_some()).unwrap()
     }
@@ -150,7 +154,7 @@ mod tests {
         let mut contents = Vec::new();
         let rings = uring::is_there().then_some(Engine::IoUring);
         for engine in [Some(Engine::Threads), rings].into_iter().flatten() {
-            let task = Task {
+            let mut task = Task {
                 works: vec![
                     Work::new(4, 1, Order::Random),
                     Work::new(4, 32, Order::Random),
@@ -166,19 +170,20 @@ mod tests {
                 destroy: None,
             };
             let mut samples = Vec::new();
-            let mut tell = |message| match message {
-                Message::Content { sha256, zeros, .. } => contents.push((sha256, zeros)),
-                Message::Done(sample) => samples.push(sample),
-                _ => {}
-            };
-            work(
-                &task,
-                open(&task, &path),
-                5,
-                &AtomicBool::new(false),
-                &mut tell,
-            )
-            .unwrap();
+            for window in WINDOWS {
+                task.measure_ms = window;
+                samples.clear();
+                let mut tell = |message| match message {
+                    Message::Content { sha256, zeros, .. } => contents.push((sha256, zeros)),
+                    Message::Done(sample) => samples.push(sample),
+                    _ => {}
+                };
+                let file = open(&task, &path);
+                work(&task, file, 5, &AtomicBool::new(false), &mut tell).unwrap();
+                if samples.iter().all(|sample| sample.operations > 0) {
+                    break;
+                }
+            }
             assert_eq!(samples.len(), 3);
             for sample in samples {
                 let counted: u64 = sample.histogram.iter().map(|(_, count)| count).sum();
@@ -232,19 +237,28 @@ mod tests {
         let never = AtomicBool::new(false);
         let mut left: Option<String> = None;
         for (seed, engine) in (1..).zip([Some(Engine::Threads), rings].into_iter().flatten()) {
-            let (mut found, mut leaves, mut samples) = (None, None, 0);
-            let mut tell = |message| match message {
-                Message::Content { sha256, .. } => found = Some(sha256),
-                Message::Left { sha256 } => leaves = Some(sha256),
-                Message::Done(sample) => samples += usize::from(sample.operations > 0),
-                _ => {}
-            };
-            let task = writing(engine, Some("S"));
-            work(&task, open(&task, &path), seed, &never, &mut tell).unwrap();
+            let mut samples = 0;
+            for (number, window) in (0..).zip(WINDOWS) {
+                let (mut found, mut leaves) = (None, None);
+                samples = 0;
+                let mut tell = |message| match message {
+                    Message::Content { sha256, .. } => found = Some(sha256),
+                    Message::Left { sha256 } => leaves = Some(sha256),
+                    Message::Done(sample) => samples += usize::from(sample.operations > 0),
+                    _ => {}
+                };
+                let mut task = writing(engine, Some("S"));
+                task.measure_ms = window;
+                let seed = seed + 10 * number;
+                work(&task, open(&task, &path), seed, &never, &mut tell).unwrap();
+                assert!(left.is_none() || left == found);
+                assert!(leaves.is_some() && leaves != found);
+                left = leaves;
+                if samples == 3 {
+                    break;
+                }
+            }
             assert_eq!(samples, 3);
-            assert!(left.is_none() || left == found);
-            assert!(leaves.is_some() && leaves != found);
-            left = leaves;
             // Without the serial number, the same work cannot write.
             let before = fs::read(&path).unwrap();
             let task = writing(engine, None);

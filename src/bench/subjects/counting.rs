@@ -1,0 +1,100 @@
+//! Reading what the work costs a guest, in a pass of its own: times never come from it.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::subjects::child::Vmm;
+use crate::subjects::counts::{Costs, Count};
+use crate::subjects::monitor::Monitor;
+use crate::work::task::Message;
+
+/// How long the guest sleeps before and after each kind of work.
+pub(super) const PAUSE: Duration = Duration::from_millis(1500);
+
+/// Who counts.
+pub(super) enum Source {
+    /// mini-vmm: its report of `--stats`, in memory.
+    Report(OwnedFd),
+    /// QEMU.
+    Monitor(Monitor),
+}
+
+/// What is counted.
+pub(super) struct Counting {
+    source: Source,
+    before: Costs,
+    counts: Vec<Count>,
+}
+
+impl Counting {
+    /// Nothing is counted yet.
+    pub(super) fn by(source: Source) -> Self {
+        Self {
+            source,
+            before: Costs::default(),
+            counts: Vec::new(),
+        }
+    }
+
+    /// What was counted, for a subject.
+    pub(super) fn counts(self, subject: usize) -> Vec<Count> {
+        let counts = self.counts.into_iter();
+        counts.map(|count| Count { subject, ..count }).collect()
+    }
+
+    /// Reads the costs when the guest has begun to sleep.
+    pub(super) fn hear(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
+        match message {
+            Message::Start { .. } => self.before = self.read(vmm)?,
+            Message::Stopped { work, reads } => {
+                let costs = self.read(vmm)?.since(&self.before);
+                self.counts.push(Count {
+                    subject: 0,
+                    work: work.clone(),
+                    reads: *reads,
+                    costs,
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, vmm: &Vmm) -> Result<Costs> {
+        let process = format!("/proc/{}", vmm.pid());
+        let process = Path::new(&process);
+        match &mut self.source {
+            Source::Report(file) => Ok(Costs::of(&report(file, vmm)?, process)),
+            Source::Monitor(monitor) => Ok(Costs::of_kvm(monitor.counters()?, process)),
+        }
+    }
+}
+
+/// Lets mini-vmm write its report, and reads it.
+fn report(file: &OwnedFd, vmm: &Vmm) -> Result<Value> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let read = || -> Option<Value> { serde_json::from_slice(&fs::read(&own).ok()?).ok() };
+    let time = |report: &Value| report["uptime_us"].as_u64();
+    let before = read().as_ref().and_then(time);
+    vmm.signal(Signal::USR1)?;
+    let asked = Instant::now();
+    while asked.elapsed() < PAUSE {
+        // A report that is being written is no JSON yet.
+        if let Some(report) = read()
+            && time(&report) > before
+        {
+            return Ok(report);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(Error::new(
+        "mini-vmm wrote no report of its statistics in time",
+    ))
+}
