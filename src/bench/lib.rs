@@ -16,6 +16,7 @@
 //! | [`page`] | the HTML page with its plots |
 //! | [`reports`] | the files of a run that are made from its JSON |
 //! | [`cli`] | the command line |
+//! | [`say`] | what is said on the terminal |
 //! | [`stop`] | Ctrl-C |
 //! | [`error`] | errors with hints |
 
@@ -28,6 +29,7 @@ pub mod kernel;
 pub mod page;
 pub mod report;
 pub mod reports;
+pub mod say;
 pub mod session;
 pub mod signatures;
 pub mod stats;

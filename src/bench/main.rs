@@ -1,6 +1,5 @@
 //! The program: a measurement on the host, and /init of its own guests.
 
-use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
@@ -13,7 +12,7 @@ use mini_vmm_bench::report::results::Results;
 use mini_vmm_bench::report::{compare, comparisons, file, markdown, merge};
 use mini_vmm_bench::session::plan::Plan;
 use mini_vmm_bench::session::rounds;
-use mini_vmm_bench::{context, guest, reports, stop};
+use mini_vmm_bench::{context, guest, reports, say, stop};
 
 fn main() -> ExitCode {
     if guest::is_init(process::id(), Path::new("/")) {
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
 /// Makes a measurement. Returns the error that ended it after some rounds, if there was one.
 fn run(args: &RunArgs) -> Result<Option<Error>> {
     let plan = Plan::make(&args.settings())?;
-    print!("{plan}");
+    say::text(&plan);
     if args.dry_run {
         return Ok(None);
     }
@@ -50,7 +49,10 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     let mut facts = context::read(&machine);
     for fact in facts.iter().filter(|fact| fact.verdict != Verdict::Good) {
         let remedy = fact.remedy.as_deref().unwrap_or("-");
-        println!("{}: {}\n          → {remedy}", fact.name, fact.text);
+        say::text(format_args!(
+            "{}: {}\n          → {remedy}\n",
+            fact.name, fact.text
+        ));
     }
     let made = rounds::run(&plan);
     rounds::end_progress();
@@ -58,11 +60,13 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     facts.extend(context::changes(&facts, &context::read(&machine)));
     let mut results = Results::of(&plan, made, facts);
     results.comparisons = comparisons::of(&results);
-    print!("\n{}", markdown::text(&results));
     let date = results.date.replace([':', 'Z'], "");
     let name = args.output.clone();
     let name = name.unwrap_or_else(|| format!("mini-vmm-bench-{date}").into());
-    println!("{}", file::write(&name, &results)?.display());
+    // Files that cannot be written are no reason to show nothing.
+    let written = file::write(&name, &results);
+    say::text(format_args!("\n{}", markdown::text(&results)));
+    say::text(format_args!("{}\n", written?.display()));
     say_written(&name, &results)?;
     Ok(error)
 }
@@ -74,44 +78,25 @@ fn write_reports(path: &Path) -> Result<Option<Error>> {
 
 fn say_written(name: &Path, results: &Results) -> Result<()> {
     for path in reports::write(name, results)? {
-        println!("{}", path.display());
+        say::text(format_args!("{}\n", path.display()));
     }
     Ok(())
 }
 
 fn show_compared(before: &Path, after: &Path) -> Result<Option<Error>> {
     let text = compare::text(&file::read(before)?, &file::read(after)?)?;
-    print!("{text}");
+    say::text(text);
     Ok(None)
 }
 
 fn show_merged(files: &[PathBuf]) -> Result<Option<Error>> {
     let read = |path: &PathBuf| Ok((path.clone(), file::read(path)?));
     let all = files.iter().map(read).collect::<Result<Vec<_>>>()?;
-    print!("{}", merge::text(&all)?);
+    say::text(merge::text(&all)?);
     Ok(None)
 }
 
 fn fail(error: &Error) -> ExitCode {
-    for line in error.details() {
-        eprintln!("  | {}", printable(line));
-    }
-    let source = error.source().map(|source| format!(": {source}"));
-    eprintln!(
-        "mini-vmm-bench: {}",
-        printable(&format!("{error}{}", source.unwrap_or_default()))
-    );
-    if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
-    }
+    say::error(error);
     ExitCode::from(if error.is_interrupted() { 130 } else { 1 })
-}
-
-/// Escapes what a terminal would take for a command: a guest says what it likes.
-fn printable(text: &str) -> String {
-    let escape = |c: char| match c.is_control() {
-        true => c.escape_default().collect::<String>(),
-        false => c.into(),
-    };
-    text.chars().map(escape).collect()
 }

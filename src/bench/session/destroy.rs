@@ -2,15 +2,15 @@
 //! disk reports itself, and what it holds is nothing, or may be erased.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::disks::{self, Disk};
 use crate::error::{Context, Error, Result};
 use crate::session::device::Device;
-use crate::signatures::{self, BLOCK, Signature};
+use crate::signatures::{BLOCK, Signature};
 use crate::work::aligned::Aligned;
+use crate::work::holds::{look, size};
 
 /// After so many passes a disk still has a signature that was erased: its writes are lost.
 const PASSES: usize = 4;
@@ -49,9 +49,8 @@ impl Destroy {
                 names.join(", ")
             )));
         }
-        let mut file = device.disk.open(None)?;
-        let found = look(&mut file)?;
-        permit(&device.disk, &found, wipe)?;
+        let found = look(&device.disk.open(None)?)?;
+        permit(&device.disk, &found, &partitions(&device.disk), wipe)?;
         Ok(Self {
             serial: serial.to_owned(),
             wipe,
@@ -65,14 +64,15 @@ impl Destroy {
     /// # Errors
     /// The disk may not be written to, or keeps what was erased.
     pub fn prepare(&self, disk: &Disk) -> Result<()> {
-        let mut file = disk.open(Some(&self.serial))?;
+        let file = disk.open(Some(&self.serial))?;
+        let mut found = look(&file)?;
+        permit(disk, &found, &partitions(disk), self.wipe)?;
         for _ in 0..PASSES {
-            let found = look(&mut file)?;
-            permit(disk, &found, self.wipe)?;
             if found.is_empty() {
                 return Ok(());
             }
-            erase(&mut file, &found)?;
+            erase(&file, &found)?;
+            found = look(&file)?;
         }
         Err(Error::new(format!(
             "{} still holds what was erased on it",
@@ -81,27 +81,31 @@ impl Destroy {
     }
 }
 
-/// Refuses a disk that holds something, unless it may be erased.
-fn permit(disk: &Disk, found: &[Signature], wipe: bool) -> Result<()> {
-    let partitions = partitions(disk);
-    if wipe || (found.is_empty() && partitions.is_empty()) {
+/// Refuses a disk that holds something, unless it may be erased. Partitions of a table that is not
+/// known cannot be erased.
+fn permit(disk: &Disk, found: &[Signature], partitions: &[String], wipe: bool) -> Result<()> {
+    let has_table = found.iter().any(Signature::is_partition_table);
+    if (wipe && has_table) || partitions.is_empty() && (wipe || found.is_empty()) {
         return Ok(());
     }
+    let node = disk.node();
+    let node = node.display();
     let mut holds: Vec<String> = found.iter().map(ToString::to_string).collect();
-    holds.extend(
-        partitions
-            .iter()
-            .map(|name| format!("the partition {name}")),
-    );
-    Err(Error::new(format!(
-        "{} holds {}; nothing was written to it",
-        disk.node().display(),
-        holds.join(", ")
-    ))
-    .with_hint(format!(
-        "wipefs {} shows it; --wipe erases it",
-        disk.node().display()
-    )))
+    let partitions = partitions.iter();
+    holds.extend(partitions.map(|name| format!("the partition {name}")));
+    let holds = holds.join(", ");
+    Err(match wipe {
+        false => Error::new(format!("{node} holds {holds}; nothing was written to it"))
+            .with_hint(format!("wipefs {node} shows it; --wipe erases it")),
+        true => Error::new(format!(
+            "{node} holds {holds}, and no partition table that --wipe knows; nothing was written \
+             to it"
+        ))
+        .with_hint(format!(
+            "erase the table with the tool that made it; if it is gone already: blockdev \
+             --rereadpt {node}"
+        )),
+    })
 }
 
 /// The partitions that the kernel has found on the disk.
@@ -114,20 +118,8 @@ fn partitions(disk: &Disk) -> Vec<String> {
         .collect()
 }
 
-/// The signatures on a disk.
-fn look(file: &mut File) -> Result<Vec<Signature>> {
-    let size = size(file)?;
-    signatures::find(size, &mut |at| {
-        let len = BLOCK.min(size - at);
-        let mut buffer = Aligned::new(len as usize);
-        file.read_exact_at(buffer.bytes(), at)
-            .context(format!("cannot read the disk at {at}"))?;
-        Ok(buffer.bytes().to_vec())
-    })
-}
-
 /// Writes zeros over the signatures alone, as wipefs(8) does.
-fn erase(file: &mut File, found: &[Signature]) -> Result<()> {
+fn erase(file: &File, found: &[Signature]) -> Result<()> {
     let size = size(file)?;
     for signature in found {
         let end = signature.at + signature.len;
@@ -147,14 +139,10 @@ fn erase(file: &mut File, found: &[Signature]) -> Result<()> {
     file.sync_all().context("cannot flush the disk's cache")
 }
 
-fn size(file: &mut File) -> Result<u64> {
-    let end = file.seek(SeekFrom::End(0));
-    end.context("cannot read the disk's size")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signatures;
     use crate::work::disk;
 
     /// A file stands for the disk.
@@ -168,11 +156,11 @@ mod tests {
         let end = bytes.len() - 512;
         bytes[end..end + 8].copy_from_slice(b"EFI PART");
         fs::write(&path, &bytes).unwrap();
-        let mut file = disk::open(&path, true).unwrap();
-        let found = look(&mut file).unwrap();
+        let file = disk::open(&path, true).unwrap();
+        let found = look(&file).unwrap();
         assert_eq!(found.len(), 3, "{found:?}");
-        erase(&mut file, &found).unwrap();
-        assert!(look(&mut file).unwrap().is_empty());
+        erase(&file, &found).unwrap();
+        assert!(look(&file).unwrap().is_empty());
         bytes[1080..1082].fill(0);
         bytes[510..512].fill(0);
         bytes[end..end + 8].fill(0);
@@ -189,13 +177,44 @@ mod tests {
             at: 4086,
             len: 10,
         }];
-        let refused = permit(&disk, &found, false).unwrap_err();
+        let refused = permit(&disk, &found, &[], false).unwrap_err();
         let said = refused.to_string();
         assert!(
             said.contains("holds a swap area (at byte 4086); nothing"),
             "{said}"
         );
         assert!(refused.hint().unwrap().contains("--wipe"));
-        assert!(permit(&disk, &found, true).is_ok() && permit(&disk, &[], false).is_ok());
+        assert!(permit(&disk, &found, &[], true).is_ok());
+        assert!(permit(&disk, &[], &[], false).is_ok());
+    }
+
+    #[test]
+    fn partitions_are_erased_only_with_a_table_that_is_known() {
+        let disk = Disk::of("nodisk", Some("S1"));
+        let found = |at, bytes: &'static [u8]| {
+            let found = signatures::find(1 << 20, &mut |start| {
+                let mut block = vec![0; BLOCK as usize];
+                if start == 0 {
+                    block[at..at + bytes.len()].copy_from_slice(bytes);
+                }
+                Ok(block)
+            });
+            found.unwrap()
+        };
+        let partitions = ["nodiskp1".to_owned()];
+        let table = found(512, b"EFI PART");
+        assert!(permit(&disk, &table, &partitions, true).is_ok());
+        let unknown = [Vec::new(), found(0, b"XFSB")];
+        for found in unknown {
+            let refused = permit(&disk, &found, &partitions, true).unwrap_err();
+            assert!(
+                refused
+                    .to_string()
+                    .contains("the partition nodiskp1, and no")
+            );
+            assert!(refused.hint().unwrap().contains("--rereadpt /dev/nodisk"));
+        }
+        let refused = permit(&disk, &table, &partitions, false).unwrap_err();
+        assert!(refused.hint().unwrap().contains("--wipe erases it"));
     }
 }

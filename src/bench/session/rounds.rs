@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
+use crate::say;
 use crate::session::cpus;
 use crate::session::plan::Plan;
 use crate::stats::order::turns;
@@ -96,14 +97,14 @@ fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
     let mut counts = Vec::new();
     let once = |(_, subject): &(usize, &Subject)| subject.repeats.is_none();
     for (index, subject) in plan.subjects.iter().enumerate().filter(once) {
-        let say = || say(&format!("counting exits, {}", subject.name));
+        let tell = || show(&format!("counting exits, {}", subject.name));
         let counted = match &subject.kind {
             Kind::MiniVmm { program, change } => {
-                say();
+                tell();
                 guest.count(program, *change, &plan.task, index)
             }
             Kind::Peer { peer, .. } if peer.counts() => {
-                say();
+                tell();
                 peer_turn(plan, &subject.kind).and_then(|vmm| vmm.count(guest, &plan.task, index))
             }
             Kind::Peer { .. } | Kind::Host => continue,
@@ -232,7 +233,7 @@ fn progress(plan: &Plan, round: usize, position: usize, subject: &str, elapsed: 
         // By what the turns took so far.
         _ => (elapsed / done * (all - done)).min(plan.stopping.time.saturating_sub(elapsed)),
     };
-    say(&format!(
+    show(&format!(
         "round {}, {subject}; at most {}:{:02} left",
         round + 1,
         left.as_secs() / 60,
@@ -240,7 +241,7 @@ fn progress(plan: &Plan, round: usize, position: usize, subject: &str, elapsed: 
     ));
 }
 
-fn say(line: &str) {
+fn show(line: &str) {
     let mut out = std::io::stderr();
     // Without a reader there is nobody to tell.
     let _ = match out.is_terminal() {
@@ -252,6 +253,6 @@ fn say(line: &str) {
 /// Ends the line of the progress.
 pub fn end_progress() {
     if std::io::stderr().is_terminal() {
-        eprintln!();
+        say::line("");
     }
 }

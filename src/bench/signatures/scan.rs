@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::table::{ALL, ZFS_LABEL, ZFS_RING, ZFS_SLOT, ZFS_UBERBLOCK};
+use super::table::{ALL, PARTITION_TABLES, ZFS_LABEL, ZFS_RING, ZFS_SLOT, ZFS_UBERBLOCK};
 use crate::error::Result;
 
 /// The unit of reads, a multiple of every block size that disks have.
@@ -18,6 +18,13 @@ pub struct Signature {
     pub at: u64,
     /// The number of its bytes.
     pub len: u64,
+}
+
+impl Signature {
+    /// Whether it stands for a partition table.
+    pub fn is_partition_table(&self) -> bool {
+        PARTITION_TABLES.iter().any(|(what, ..)| *what == self.what)
+    }
 }
 
 impl fmt::Display for Signature {

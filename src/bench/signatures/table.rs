@@ -329,7 +329,26 @@ pub(super) const VOLUMES: &[Row] = &[
     ("a VDO volume", &[Start(0)], &[b"dmvdo001"]),
     ("a Ceph volume", &[Start(0)], &[b"bluestore block device"]),
     ("an Oracle ASM disk", &[Start(32)], &[b"ORCLDISK"]),
+    ("a member of an SPDK RAID", &[Start(0)], &[b"SPDKRAID"]),
+    ("a blobstore of SPDK", &[Start(0)], &[b"SPDKBLOB"]),
     ("a snapshot of the device mapper", &[Start(0)], &[b"SnAp"]),
+    (
+        "a write cache of the device mapper",
+        &[Start(0)],
+        &[&[0x21, 0x93, 0x48, 0x23]],
+    ),
+    // After the checksum, the flags, the block's number and the UUID; the kernel's source has the
+    // cache's number in octal digits.
+    (
+        "the metadata of the device mapper's thin pool",
+        &[Start(32)],
+        &[&[0xba, 0x52, 0x9c, 0x01, 0, 0, 0, 0]],
+    ),
+    (
+        "the metadata of the device mapper's cache",
+        &[Start(32)],
+        &[&[0x03, 0xc4, 0x18, 0, 0, 0, 0, 0]],
+    ),
     ("a disk of dm-verity", &[Start(0)], &[b"verity\0\0"]),
     ("a disk of dm-integrity", &[Start(0)], &[b"integrt\0"]),
     ("a UBI volume", &[Start(0)], &[b"UBI#"]),

@@ -79,6 +79,11 @@ fn formats_are_known_by_their_bytes() {
         ("swap", 4086, b"SWAPSPACE2"),
         ("swap", 65_526, b"SWAPSPACE2"),
         ("BitLocker", 3, b"-FVE-FS-"),
+        ("SPDK RAID", 0, b"SPDKRAID\x01\0\0\0"),
+        ("blobstore of SPDK", 0, b"SPDKBLOB\x03\0\0\0"),
+        ("write cache", 0, &0x2348_9321_u32.to_le_bytes()),
+        ("thin pool", 32, &27_022_010_u64.to_le_bytes()),
+        ("device mapper's cache", 32, &0o6_142_003_u64.to_le_bytes()),
         ("bcache", 4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca"),
     ];
     for (name, at, bytes) in cases {

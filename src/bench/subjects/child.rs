@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::error::{Context, Error, Result};
+use crate::say;
 use crate::stop::STOP;
 
 /// The last lines that are kept for an error.
@@ -142,7 +143,9 @@ impl Drop for Vmm {
             let _ = self.child.kill();
             if self.wait(GRACE).is_err() {
                 let pid = self.child.id();
-                eprintln!("mini-vmm-bench: process {pid} has been killed and does not end");
+                say::line(format_args!(
+                    "mini-vmm-bench: process {pid} has been killed and does not end"
+                ));
             }
         }
     }

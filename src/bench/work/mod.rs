@@ -6,6 +6,7 @@
 //! | `task` | what is done in a turn, and what it gives |
 //! | `quantity` | the quantity by which subjects are compared |
 //! | `disk` | the disk, opened for reads alone unless the user has named it |
+//! | `holds` | what it holds |
 //! | `content` | what is written |
 //! | `writes` | where it is written, and the check of what is left |
 //! | `fingerprint` | whether two subjects read the same content |
@@ -18,6 +19,7 @@ pub(crate) mod aligned;
 mod content;
 pub mod disk;
 pub mod fingerprint;
+pub mod holds;
 pub mod quantity;
 pub mod task;
 mod threads;

@@ -1,7 +1,6 @@
 //! All work of a turn. The host and each guest call this.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use crate::error::{Context, Result};
 use crate::stats::latency::Latencies;
 use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{fingerprint, threads, uring, writes};
+use crate::work::{fingerprint, holds, threads, uring, writes};
 
 /// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the
 /// blocks: no two turns of a run read the same ones, so none finds them in a cache of the disk.
@@ -92,10 +91,11 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn new(task: &'a Task, mut file: File) -> Result<Self> {
-        let bytes = file
-            .seek(SeekFrom::End(0))
-            .context("cannot read the disk's size")?;
+    fn new(task: &'a Task, file: File) -> Result<Self> {
+        let bytes = holds::size(&file)?;
+        if task.destroy.is_some() {
+            holds::nothing(&file)?;
+        }
         Ok(Self { file, bytes, task })
     }
 
@@ -204,6 +204,32 @@ mod tests {
         assert!(contents.iter().all(|content| *content == contents[0]));
         assert_eq!(contents[0].1, 0);
         fs::remove_file(&path).unwrap();
+    }
+
+    /// The host may format the disk between two turns.
+    #[test]
+    fn a_disk_that_was_formatted_meanwhile_is_not_written_to() {
+        let name = format!("formatted-{}", std::process::id());
+        let path = std::env::current_exe().unwrap().with_file_name(name);
+        let mut bytes = vec![7; 20 << 20];
+        bytes[..4].copy_from_slice(b"XFSB");
+        fs::write(&path, &bytes).unwrap();
+        let task = writing(Engine::Threads, Some("S"));
+        let (never, pause) = (AtomicBool::new(false), Duration::ZERO);
+        let worked = work(&task, open(&task, &path), 1, &never, &mut |_| {});
+        let counted = count(&task, open(&task, &path), 1, pause, &mut |_| {});
+        let same = fs::read(&path).unwrap() == bytes;
+        // Reads alone do no harm.
+        let mut reads = writing(Engine::Threads, None);
+        reads.works.iter_mut().for_each(|work| work.writes = 0);
+        let read = work(&reads, open(&reads, &path), 1, &never, &mut |_| {});
+        fs::remove_file(&path).unwrap();
+        for refused in [worked, counted] {
+            let said = refused.unwrap_err().to_string();
+            assert!(said.contains("an XFS file system (at byte 0)"), "{said}");
+        }
+        assert!(same);
+        read.unwrap();
     }
 
     /// What writes.
