@@ -5,6 +5,7 @@
 #[path = "../../../tests/common/witness.rs"]
 mod calls;
 mod checks;
+mod cost;
 mod demo;
 #[allow(dead_code)]
 #[path = "../../../tests/common/kernels.rs"]
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         traced("a_traced_guest_by_a_container", "container"),
         traced("a_traced_guest_by_iommufd", "iommufd").apart(),
+        cost::scenario(),
         demo::scenario(),
         killed::scenario(),
         transcripts::ours(),

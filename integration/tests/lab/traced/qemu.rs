@@ -12,6 +12,14 @@ pub fn add(l1: &mut Machine) {
     l1.memory = 2560;
 }
 
+/// The command that boots the guest's Linux with a device.
+pub fn linux(device: &str) -> String {
+    format!(
+        "{PROGRAM} -serial stdio -kernel bzImage -initrd initrd \
+         -append \"$cmdline console=ttyS0\" -device vfio-pci,host={device}"
+    )
+}
+
 /// The command that runs code at the reset vector with a device at 00:03.0. The code ends QEMU by
 /// port 0xf4.
 pub fn tiny(firmware: &str, device: &str) -> String {
