@@ -1,6 +1,7 @@
 //! Requests to remove a device: the button, the guest's answer, the host's own request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,15 +10,16 @@ use vmm::plug::{Refusal, Removal, RemoveError, RemovedBy};
 use vmm::run_events::RunEvent;
 
 use crate::Test;
-use crate::common::asm::Asm;
-use crate::device::ID;
+use crate::common::asm::{Asm, Width};
+use crate::device::{Call, FakeDevice, ID};
 use crate::pci::MEMORY;
 use crate::plug_guest::{
     BLINK, BUTTON, LISTEN, MARK, NAME, OFF, ON, SLOT_CONTROL, add, asking, device, events, forced,
     has, is_closed, numbers, remove, removed, taken, wait_for, with_added,
 };
 use crate::plug_host::PlugHost;
-use crate::ports::{BAR1, BEHIND, PORT};
+use crate::ports::{BAR1, BEHIND, BRIDGE_CONTROL, PORT, RESET};
+use crate::reset_kinds::Outcome;
 use crate::vm::{Vm, eventually};
 
 pub const TESTS: &[Test] = tests![
@@ -29,6 +31,7 @@ pub const TESTS: &[Test] = tests![
     a_reboot_ends_the_request,
     the_hosts_request_presses_the_button,
     the_hosts_request_does_not_wait_where_nobody_listens,
+    a_reset_of_a_device_that_the_host_takes_is_not_missed,
 ];
 
 /// A second press would take the first back.
@@ -213,6 +216,51 @@ fn the_hosts_request_presses_the_button() {
         live.press_key();
     });
     assert_eq!(shown, [0x600d, u32::MAX, 0x600d]);
+}
+
+/// The kernel refuses a reset while an unbind has the device's lock. The device leaves, so the
+/// guest lacks nothing that it would keep.
+fn a_reset_of_a_device_that_the_host_takes_is_not_missed() {
+    let name = "0000:04:00.0";
+    let (resets, missed) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (count, told) = (Arc::clone(&resets), Arc::clone(&missed));
+    // The losses of a device are forgotten when it has left.
+    let mut device = FakeDevice::new().on_call(move |_, call| {
+        count.fetch_add(u32::from(*call == Call::Reset), Ordering::Relaxed);
+        let mut losses = degraded::list().into_iter();
+        let here = |loss: &degraded::Degraded| loss.device.as_deref() == Some(name);
+        let failed = losses.any(|loss| here(&loss) && loss.code == Code::ResetFailed);
+        told.fetch_add(u32::from(failed), Ordering::Relaxed);
+    });
+    device.name = name;
+    device.resets.own = Outcome::Fails;
+    let device = device.into_arc();
+    let mut g = Asm::new();
+    g.commands(MEMORY, MEMORY).slot_control(ON | LISTEN);
+    g.print("used\n").await_events(BUTTON);
+    g.write_at(PORT, BRIDGE_CONTROL, Width::Word, RESET);
+    g.write_at(PORT, BRIDGE_CONTROL, Width::Word, 0);
+    g.slot_control(OFF | LISTEN)
+        .print("off\n")
+        .wait_key()
+        .power_off();
+    let beside = Arc::clone(&device);
+    let vm = Vm::new(g).function_behind_port(&device, "1", "04:00.0");
+    let before = Arc::clone(&resets);
+    vm.run_beside(move |live| {
+        let seen = events(live);
+        live.wait_for("used\n");
+        before.store(0, Ordering::Relaxed);
+        beside.device_event(1);
+        live.wait_for("off\n");
+        let (id, by) = (name.into(), RemovedBy::Host);
+        wait_for(&seen, &RunEvent::DeviceRemoved { id, by });
+        live.press_key();
+    })
+    .powered_off();
+    // The bus, and the power if the device is still there.
+    assert_ne!(resets.load(Ordering::Relaxed), 0);
+    assert_eq!(missed.load(Ordering::Relaxed), 0);
 }
 
 fn the_hosts_request_does_not_wait_where_nobody_listens() {

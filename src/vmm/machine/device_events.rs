@@ -1,6 +1,5 @@
 //! Events of the host's devices: a device has failed, or the host asks for it back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -57,13 +56,10 @@ pub(super) fn watch(
     };
     let wanted = Arc::downgrade(function);
     let listener = listener.clone();
-    // The host repeats its request until it has the device.
-    let requested = AtomicBool::new(false);
     let on_request = move || {
-        if requested.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let (Some(function), Some(listener)) = (wanted.upgrade(), listener.upgrade()) {
+        if let (Some(function), Some(listener)) = (wanted.upgrade(), listener.upgrade())
+            && function.host_asks()
+        {
             listener.wanted(&function);
         }
     };

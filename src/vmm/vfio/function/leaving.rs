@@ -1,6 +1,7 @@
 //! The end of a device in a running guest: the device has failed, it has gone, or the host asks for
 //! it. The guest reads ones afterwards, as where no device is, and goes on.
 
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use crate::log::degraded::{self, Code};
@@ -16,6 +17,17 @@ impl VfioFunction {
     /// function was connected.
     pub fn disconnect(&self) -> bool {
         self.disconnect_if(|_| true)
+    }
+
+    /// Notes that the host has asked for the device. Returns whether this is its first request: the
+    /// host repeats the request until it has the device.
+    pub fn host_asks(&self) -> bool {
+        !self.wanted.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the host has asked for the device.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// Whether the guest has been disconnected from the device.

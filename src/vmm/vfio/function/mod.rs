@@ -61,6 +61,7 @@ mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use command::Command;
@@ -104,6 +105,8 @@ pub struct VfioFunction {
     state: Mutex<State>,
     /// A slow write has ended.
     slow_write_ended: Condvar,
+    /// The host has asked for the device.
+    wanted: AtomicBool,
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
     connection: Connection,
 }
@@ -220,6 +223,7 @@ impl VfioFunction {
             let decode = BarDecode::new(device.name(), bars, areas, traps, Arc::clone(&rom), map);
             Self {
                 slow_write_ended: Condvar::new(),
+                wanted: AtomicBool::new(false),
                 connection: Connection::new(device),
                 msix,
                 mirrors,

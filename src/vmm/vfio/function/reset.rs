@@ -118,6 +118,12 @@ fn reset_quiet(quiet: &[&Arc<VfioFunction>], ours: &[String]) {
         let Some(device) = function.device() else {
             continue;
         };
+        // An unbind holds the kernel's lock of the device until the device is closed
+        // (drivers/base/dd.c, device_release_driver): no reset gets the lock (EAGAIN). The guest
+        // loses the device in any case.
+        if function.is_wanted() {
+            continue;
+        }
         if !done.iter().any(|d| d == device.name()) {
             done.extend(together(&device, failure, ours));
         }
