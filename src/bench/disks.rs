@@ -148,6 +148,9 @@ pub fn all(sys: &Path) -> Result<Vec<Disk>> {
         let below_pci = path
             .components()
             .any(|part| part.as_os_str().to_string_lossy().starts_with("pci"));
+        if is_hidden(&path) {
+            continue;
+        }
         let sectors = text(&path, "size").and_then(|size| size.parse().ok());
         let (true, Some(sectors)) = (below_pci, sectors) else {
             continue;
@@ -166,6 +169,28 @@ pub fn all(sys: &Path) -> Result<Vec<Disk>> {
     }
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(disks)
+}
+
+/// The disks below a PCI device that the kernel hides. A path of native NVMe multipath is one: it
+/// has no node, and the disk of all paths is below none of their devices
+/// (Documentation/ABI/stable/sysfs-block, `hidden`). `sys` is /sys.
+pub fn hidden(sys: &Path, device: &Path) -> Vec<String> {
+    let entries = fs::read_dir(sys.join("block"));
+    let entries = entries.into_iter().flatten().flatten();
+    let device = fs::canonicalize(device).unwrap_or_else(|_| device.to_owned());
+    let mut names: Vec<String> = entries
+        .filter(|entry| {
+            let path = fs::canonicalize(entry.path());
+            path.is_ok_and(|path| path.starts_with(&device) && is_hidden(&path))
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn is_hidden(path: &Path) -> bool {
+    text(path, "hidden").as_deref() == Some("1")
 }
 
 /// The serial number that a disk reports: NVMe's, virtio-blk's, or that of SCSI and SATA disks
@@ -273,6 +298,17 @@ mod tests {
         fs::write(file, "S2").unwrap();
         assert!(disk.check_open(&sys, &null).is_err());
         fs::remove_dir_all(&sys).unwrap();
+    }
+
+    #[test]
+    fn a_path_of_several_is_no_disk() {
+        for (name, hidden_is, found) in [("path", &b"1\n"[..], 0), ("whole", b"0\n", 1)] {
+            let sys = fake(name, &[("size", b"8\n"), ("hidden", hidden_is)]);
+            let device = sys.join("devices/pci0000:00/0000:00:05.0");
+            let names = (all(&sys).unwrap().len(), hidden(&sys, &device).len());
+            fs::remove_dir_all(&sys).unwrap();
+            assert_eq!(names, (found, 1 - found), "{name}");
+        }
     }
 
     #[test]

@@ -64,10 +64,18 @@ impl Device {
         };
         let all = disks::all(Path::new("/sys"))?;
         let disk = all.into_iter().find(|disk| disk.is_below(&device.path));
-        let disk = disk.ok_or_else(|| {
-            Error::new(format!(
-                "PCI device {bdf} ({driver}) has no disk; only disks can be measured so far"
+        let hidden = || disks::hidden(Path::new("/sys"), &device.path).into_iter();
+        let disk = disk.ok_or_else(|| match hidden().next() {
+            Some(path) => Error::new(format!(
+                "PCI device {bdf} ({driver}) is one of the paths of its disk ({path}, native NVMe \
+                 multipath), so the disk is not this device's alone"
             ))
+            .with_hint(
+                "boot the host with nvme_core.multipath=N: each device has a disk of its own then",
+            ),
+            None => Error::new(format!(
+                "PCI device {bdf} ({driver}) has no disk; only disks can be measured so far"
+            )),
         })?;
         let modalias = std::fs::read_to_string(device.path.join("modalias"));
         Ok(Self {

@@ -1,5 +1,7 @@
 //! A VMM as a child process. It never outlives this process: the kernel kills it then, and its own
-//! guardian gives the device back.
+//! guardian gives the device back. The kernel kills the child alone; what a wrapper has started
+//! would stay, so the program must be the VMM itself. Where this process ends the VMM, all of its
+//! process group ends. The guardian has left that group (setsid(2)).
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,7 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group,
+    set_parent_process_death_signal, waitid,
+};
 
 use crate::error::{Context, Error, Result};
 use crate::say;
@@ -96,9 +101,28 @@ impl Vmm {
 
     /// Sends a signal to the VMM.
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.number()?, signal).context("cannot send a signal to the VMM")
+    }
+
+    fn number(&self) -> Result<Pid> {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        let pid = pid.ok_or_else(|| Error::new("the VMM has no number"))?;
-        kill_process(pid, signal).context("cannot send a signal to the VMM")
+        pid.ok_or_else(|| Error::new("the VMM has no number"))
+    }
+
+    /// Sends a signal to the VMM and to all that it has started. Must not be called when the VMM
+    /// was waited for: its number may be another group's then.
+    fn signal_all(&self, signal: Signal) {
+        if let Ok(pid) = self.number() {
+            // A group that has just ended needs no signal.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Whether the VMM has ended. It still has its number.
+    fn has_ended(&self) -> Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(self.number()?), options);
+        Ok(status.context("cannot wait for the VMM")?.is_some())
     }
 
     /// The last lines of the guest and of the VMM.
@@ -107,14 +131,14 @@ impl Vmm {
         last.iter().cloned().collect()
     }
 
-    /// Waits for the VMM's end.
+    /// Waits for the VMM's end. What it has started and left ends, too.
     pub(super) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
-            let status = self.child.try_wait().context("cannot wait for the VMM")?;
-            if let Some(status) = status {
+            if self.has_ended()? {
+                self.signal_all(Signal::KILL);
                 self.ended = true;
-                return Ok(status);
+                return self.child.wait().context("cannot wait for the VMM");
             }
             if started.elapsed() > limit {
                 return Err(Error::new(format!(
@@ -134,13 +158,10 @@ impl Drop for Vmm {
         if self.ended {
             return;
         }
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            // A child that has just ended needs no signal.
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        self.signal_all(Signal::TERM);
         if self.wait(GRACE).is_err() {
             // The guardian gives the device back, and says so in the kernel's log.
-            let _ = self.child.kill();
+            self.signal_all(Signal::KILL);
             if self.wait(GRACE).is_err() {
                 let pid = self.child.id();
                 say::line(format_args!(
@@ -208,6 +229,31 @@ mod tests {
         assert!(silent.to_string().contains("no message"));
         drop(vmm);
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// A wrapper ends at SIGTERM; what it has started does not hear it.
+    #[test]
+    fn what_a_wrapper_has_started_ends_with_it() {
+        let limit = Duration::from_secs(10);
+        for (end, drops) in [("wait", true), ("exit 0", false)] {
+            let script = format!("(trap '' TERM; exec sleep 60) & echo $!; {end}");
+            let mut vmm = sh(&script);
+            let pid = vmm.line(Instant::now() + limit).unwrap().unwrap();
+            if !drops {
+                assert!(vmm.wait(limit).unwrap().success());
+            }
+            drop(vmm);
+            // Without a parent that waits for it, a process that has ended stays a zombie.
+            let runs = || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+                stat.is_ok_and(|stat| !stat.contains(") Z"))
+            };
+            let started = Instant::now();
+            while runs() && started.elapsed() < limit {
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert!(!runs(), "{end}");
+        }
     }
 
     /// Lines that say nothing do not put the end off.

@@ -107,7 +107,8 @@ impl Guest {
     ) -> Result<Trial> {
         let mut command = Command::new(&program.path);
         command.args(self.arguments(change, &format!("{SEED}{seed}")));
-        self.run(command, &program.path, task, Vcpus::Pinned, None)
+        let vcpus = (Vcpus::Pinned, Instant::now());
+        self.run(command, &program.path, task, vcpus, None)
     }
 
     /// Does the work once more, to count what it costs.
@@ -127,21 +128,21 @@ impl Guest {
         command.args(self.arguments(change, &words));
         command.arg(format!("--stats=/proc/self/fd/{}", report.as_raw_fd()));
         let mut counting = Counting::by(Source::Report(report));
-        let vcpus = Vcpus::Pinned;
+        let vcpus = (Vcpus::Pinned, Instant::now());
         self.run(command, &program.path, task, vcpus, Some(&mut counting))?;
         Ok(counting.counts(subject))
     }
 
-    /// Runs a VMM and hears its guest.
+    /// Runs a VMM and hears its guest. `started` is when its start began, with the binding of its
+    /// device.
     pub(super) fn run(
         &self,
         command: Command,
         program: &Path,
         task: &Task,
-        vcpus: Vcpus,
+        (vcpus, started): (Vcpus, Instant),
         counting: Option<&mut Counting>,
     ) -> Result<Trial> {
-        let started = Instant::now();
         let mut vmm = Vmm::start(command)?;
         let mut trial = Trial::default();
         let pin: &[usize] = match vcpus {

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::error::{Context, Error, Result};
 use crate::guest::{COUNT, SEED};
@@ -64,6 +65,8 @@ impl OtherVmm<'_> {
     ) -> Result<(Trial, Option<Counting>)> {
         // The disk must be back, whatever subject had it before.
         let disk = host::wait_for_disk(self.device, task)?;
+        // mini-vmm binds the device as a part of its start.
+        let started = Instant::now();
         let bound = match self.peer.is_assigned() {
             true => Some(Bound::take(self.binder, &guest.address)?),
             false => None,
@@ -90,7 +93,13 @@ impl OtherVmm<'_> {
             false => None,
         };
         let path = &self.program.path;
-        let trial = guest.run(command, path, task, Vcpus::Pin, counting.as_mut());
+        let trial = guest.run(
+            command,
+            path,
+            task,
+            (Vcpus::Pin, started),
+            counting.as_mut(),
+        );
         drop((held, line.file));
         let back = bound.map_or(Ok(()), Bound::give_back);
         Ok((first(trial, back, say::error)?, counting))

@@ -14,8 +14,8 @@ pub struct Trial {
     pub started_s: f64,
     /// The kernel whose driver had the disk.
     pub kernel: String,
-    /// Milliseconds from the start of the VMM until the disk was there in the guest; `None` for the
-    /// host.
+    /// Milliseconds from the start of the VMM, or before it from the start of binding the device,
+    /// until the disk was there in the guest; `None` for the host.
     pub ready_ms: Option<u64>,
     /// Milliseconds from the start of the guest's kernel until then; `None` for the host.
     pub guest_ready_ms: Option<u64>,

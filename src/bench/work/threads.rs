@@ -23,7 +23,7 @@ pub(super) fn run(
 ) -> Result<(Latencies, Vec<Writes>)> {
     let one = |number: u64| -> Result<(Latencies, Writes)> {
         let mut positions = Positions::new(work, area, seed.wrapping_add(number << 32))?;
-        let mut writes = Writes::new(work, seed, number);
+        let mut writes = Writes::new(work, seed, (number, work.depth));
         let mut buffer = Aligned::new(work.block as usize);
         let mut times = Latencies::default();
         loop {

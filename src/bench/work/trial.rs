@@ -108,7 +108,7 @@ impl<'a> Disk<'a> {
         };
         written
             .iter()
-            .try_for_each(|writes| writes.check(&self.file))?;
+            .try_for_each(|writes| writes.check(&self.file, &window))?;
         Ok(times)
     }
 

@@ -61,7 +61,7 @@ pub(super) fn run(
         in_flight: 0,
         file,
         positions: Positions::new(work, area, seed)?,
-        writes: Writes::new(work, seed, 0),
+        writes: Writes::new(work, seed, (0, 1)),
     };
     let times = operations.run(work.block, window);
     operations.drain();

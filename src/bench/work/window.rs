@@ -53,9 +53,18 @@ impl<'a> Window<'a> {
     /// # Errors
     /// The user has ended the measurement.
     pub(super) fn seconds(&self) -> Result<f64> {
+        self.goes_on()?;
+        Ok((self.end - self.begin).as_secs_f64())
+    }
+
+    /// Checks that the user has not ended the measurement.
+    ///
+    /// # Errors
+    /// The user has.
+    pub(super) fn goes_on(&self) -> Result<()> {
         match self.stop.load(Ordering::Relaxed) {
             true => Err(Error::interrupted()),
-            false => Ok((self.end - self.begin).as_secs_f64()),
+            false => Ok(()),
         }
     }
 }

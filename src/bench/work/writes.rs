@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::work::aligned::Aligned;
 use crate::work::content::Content;
 use crate::work::task::Work;
+use crate::work::window::Window;
 
 /// No write comes before this offset, where partition tables, file systems and volumes have their
 /// signatures.
@@ -16,7 +17,8 @@ const START: u64 = 8 << 20;
 /// No write comes into these bytes before the end, for the same reason.
 const END: u64 = 1 << 20;
 
-/// The number of blocks that are read again. They are drawn from all that were written.
+/// The number of blocks that are read again, for all threads together. They are drawn from all that
+/// were written.
 const KEPT: usize = 2048;
 
 /// The part of a disk that a kind of work uses: all of it for reads alone.
@@ -42,19 +44,21 @@ pub(super) struct Writes {
     rng: fastrand::Rng,
     content: Content,
     kept: Vec<u64>,
+    most: usize,
     seen: usize,
 }
 
 impl Writes {
-    /// The writes of a kind of work. `seed` is the content's; `thread` tells threads apart, which
-    /// write the same content.
-    pub(super) fn new(work: &Work, seed: u64, thread: u64) -> Self {
+    /// The writes of a kind of work. `seed` is the content's. `thread` is one of as many
+    /// as `threads`, which write the same content.
+    pub(super) fn new(work: &Work, seed: u64, (thread, threads): (u64, u32)) -> Self {
         let len = if work.writes == 0 { 0 } else { work.block };
         Self {
             percent: work.writes,
             rng: fastrand::Rng::with_seed(!seed.wrapping_add(thread << 32)),
             content: Content::new(seed, len as usize),
             kept: Vec::new(),
+            most: (KEPT / threads.max(1) as usize).max(1),
             seen: 0,
         }
     }
@@ -67,7 +71,7 @@ impl Writes {
         self.content.fill(at, block);
         self.seen += 1;
         // Each block that was written is kept with the same chance.
-        if self.kept.len() < KEPT {
+        if self.kept.len() < self.most {
             self.kept.push(at);
         } else {
             let index = self.rng.usize(..self.seen);
@@ -82,10 +86,11 @@ impl Writes {
     /// write must have ended.
     ///
     /// # Errors
-    /// A block has other content, or cannot be read.
-    pub(super) fn check(&self, file: &File) -> Result<()> {
+    /// A block has other content, or cannot be read; or the user has ended the measurement.
+    pub(super) fn check(&self, file: &File, window: &Window<'_>) -> Result<()> {
         let mut buffer = Aligned::new(self.content.len());
         for &at in &self.kept {
+            window.goes_on()?;
             let block = buffer.bytes();
             file.read_exact_at(block, at)
                 .context(format!("cannot read the disk at {at}"))?;
@@ -107,8 +112,10 @@ impl Writes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
-    use crate::work::task::Order;
+    use crate::work::task::{DiskId, Engine, Order, Task};
 
     #[test]
     fn writes_leave_both_ends_of_the_disk_alone() {
@@ -122,15 +129,42 @@ mod tests {
     #[test]
     fn as_many_operations_write_as_the_work_says() {
         let mut block = vec![0; 4096];
-        for (percent, least, most) in [(0, 0, 0), (30, 2800, 3200), (100, 10_000, 10_000)] {
+        for (percent, least, most, threads) in
+            [(0, 0, 0, 1), (30, 2800, 3200, 8), (100, 10_000, 10_000, 1)]
+        {
             let work = Work::writing(4, 1, Order::Random, percent);
-            let mut writes = Writes::new(&work, 5, 0);
+            let mut writes = Writes::new(&work, 5, (0, threads));
             let wrote = (0..10_000)
                 .filter(|n| writes.next(n * 4096, &mut block))
                 .count();
             assert!((least..=most).contains(&wrote), "{percent}: {wrote}");
             assert_eq!(writes.seen(), wrote);
-            assert_eq!(writes.kept.len(), wrote.min(KEPT));
+            assert_eq!(writes.kept.len(), wrote.min(KEPT / threads as usize));
+        }
+    }
+
+    #[test]
+    fn the_check_ends_when_the_user_says_so() {
+        let task = Task {
+            works: Vec::new(),
+            warm_up_ms: 0,
+            measure_ms: 0,
+            engine: Engine::Threads,
+            disk: DiskId {
+                wwid: None,
+                sectors: 0,
+            },
+            destroy: None,
+        };
+        let work = Work::writing(4, 1, Order::Random, 100);
+        let mut writes = Writes::new(&work, 5, (0, 1));
+        assert!(writes.next(0, &mut vec![0; 4096]));
+        let file = File::open("/dev/null").unwrap();
+        for stop in [false, true] {
+            let stop = AtomicBool::new(stop);
+            let ended = writes.check(&file, &Window::start(&task, &stop));
+            let stopped = stop.into_inner();
+            assert_eq!(ended.unwrap_err().is_interrupted(), stopped);
         }
     }
 }
