@@ -147,7 +147,7 @@ impl Bochs {
         terminal.drain();
         let messages = emulator.take_stderr();
         std::thread::spawn(move || keep_messages(messages, errors));
-        let mut quiet = || match emulator.has_ended() {
+        let mut quiet = |_| match emulator.has_ended() {
             true => Quiet::Ended,
             false => Quiet::Runs,
         };

@@ -37,8 +37,8 @@ pub struct Ended {
 pub struct Ear<'a> {
     /// Gets each line when it arrives.
     pub heard: &'a mut dyn FnMut(&Line),
-    /// Is asked each second in which no line arrives.
-    pub quiet: &'a mut dyn FnMut() -> Quiet,
+    /// Is asked each second in which no line arrives, and told for how long none has.
+    pub quiet: &'a mut dyn FnMut(Duration) -> Quiet,
     /// Whether a line is the machine's last one. The machine is not heard after that.
     pub is_last: &'a dyn Fn(&Line) -> bool,
 }
@@ -58,29 +58,33 @@ pub fn listen(
     let mut log = File::create(dir.join("transcript.log")).context("make the transcript's file")?;
     let lines = read_lines(serial, started);
     let mut transcript = Transcript::default();
+    let mut last = Instant::now();
     let timed_out = loop {
         let left = limit.saturating_sub(started.elapsed());
         match lines.recv_timeout(left.min(LOOK)) {
             Ok((line, raw)) => {
+                last = Instant::now();
                 write!(log, "[{:8.3}] ", line.at.as_secs_f64())
                     .and_then(|()| log.write_all(raw.trim_ascii_end()))
                     .and_then(|()| log.write_all(b"\n"))
                     .context("write the transcript")?;
                 (ear.heard)(&line);
-                let last = (ear.is_last)(&line);
+                let is_last = (ear.is_last)(&line);
                 transcript.lines.push(line);
-                if last {
+                if is_last {
                     break false;
                 }
             }
-            Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => match (ear.quiet)() {
-                Quiet::Runs => (),
-                Quiet::Noted(note) => {
-                    let at = started.elapsed().as_secs_f64();
-                    writeln!(log, "[{at:8.3}] {note}").context("write the transcript")?;
+            Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
+                match (ear.quiet)(last.elapsed()) {
+                    Quiet::Runs => (),
+                    Quiet::Noted(note) => {
+                        let at = started.elapsed().as_secs_f64();
+                        writeln!(log, "[{at:8.3}] {note}").context("write the transcript")?;
+                    }
+                    Quiet::Ended => break false,
                 }
-                Quiet::Ended => break false,
-            },
+            }
             Err(RecvTimeoutError::Timeout) => break true,
             Err(RecvTimeoutError::Disconnected) => break false,
         }

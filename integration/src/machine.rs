@@ -232,8 +232,8 @@ impl Machine {
         let mut qemu = Emulator::start(command, Some(monitor.keep()))?;
         let mut nudge = monitor.watch(qemu.id())?;
         let serial = qemu.take_stdout();
-        let mut quiet = || match nudge.look() {
-            true => Quiet::Noted("QEMU hung, and the lab woke it"),
+        let mut quiet = |silent| match nudge.look(silent) {
+            true => Quiet::Noted("QEMU seemed to hang, and the lab woke it"),
             false => Quiet::Runs,
         };
         let ear = Ear {

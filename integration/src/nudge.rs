@@ -1,7 +1,8 @@
 //! Wakes a QEMU that hangs. While QEMU 7.2 emulates nested SVM, it sometimes hangs: all its threads
 //! wait forever, although its CPUs are in the middle of an instruction. (The gdbstub shows this,
 //! and also wakes the CPUs.) The QMP commands `stop` and `cont` wake QEMU too. The lab sends these
-//! commands when QEMU has used no CPU time for a while.
+//! commands when QEMU has used no CPU time for a while, and when the machine has said nothing for
+//! long: a machine that hangs may still use a little.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,6 +15,9 @@ use crate::error::{Context, Result};
 
 /// The time without CPU use after which QEMU counts as hung. Waking an idle machine does no harm.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The time without a line of the machine after which QEMU may hang too.
+const QUIET: Duration = Duration::from_secs(20);
 
 /// The two ends of the QMP socket. QEMU inherits one of them.
 pub struct Monitor {
@@ -45,6 +49,7 @@ impl Monitor {
             pid,
             used: 0,
             since: Instant::now(),
+            woken: Instant::now(),
         };
         nudge.say("qmp_capabilities");
         Ok(nudge)
@@ -58,22 +63,25 @@ pub struct Nudge {
     /// The CPU time in ticks at the last check, and the time of its last change.
     used: u64,
     since: Instant,
+    /// The time of the last wake.
+    woken: Instant,
 }
 
 impl Nudge {
-    /// Wakes QEMU if QEMU hangs, and returns whether QEMU hung. Callers call this about once a
-    /// second.
-    pub fn look(&mut self) -> bool {
+    /// Wakes QEMU if QEMU may hang, and returns whether it may. `silent` is for how long the
+    /// machine has said nothing. Callers call this about once a second.
+    pub fn look(&mut self, silent: Duration) -> bool {
         let used = cpu_time(self.pid).unwrap_or(self.used + 1);
         if used != self.used {
             self.used = used;
             self.since = Instant::now();
-            return false;
         }
-        if self.since.elapsed() < PATIENCE {
+        let idles = self.since.elapsed() >= PATIENCE;
+        if !idles && silent.min(self.woken.elapsed()) < QUIET {
             return false;
         }
         self.since = Instant::now();
+        self.woken = self.since;
         self.say("stop");
         self.say("cont");
         true

@@ -21,6 +21,9 @@ pub fn own() -> Result<PathBuf> {
 /// (`.elf`) and for the VMM of at most 200 lines (`.img`).
 pub const GUESTS: [&str; 6] = ["edu", "stray", "pages", "bits", "pin", "messages"];
 
+/// Guests that are made for mini-vmm alone.
+const FOR_MINI_VMM: [&str; 5] = ["mark-edu", "mark-nvme", "twice", "stay", "scan"];
+
 /// Assembles all guests, and returns their names with their bytes.
 ///
 /// # Errors
@@ -30,7 +33,8 @@ pub fn guests() -> Result<Vec<(String, Vec<u8>)>> {
         let kinds = ["elf", "img"].into_iter();
         kinds.map(move |kind| (*name, kind))
     });
-    let made = names.map(|(name, kind)| {
+    let others = FOR_MINI_VMM.iter().map(|name| (*name, "elf"));
+    let made = names.chain(others).map(|(name, kind)| {
         let path = guest(name, kind)?;
         let bytes = fs::read(&path).context(format!("read {}", path.display()))?;
         Ok((format!("{name}.{kind}"), bytes))

@@ -155,7 +155,17 @@ impl Engine<'_> {
             match next {
                 // A wait would let the buffer run over, as a guest whose exits the kernel handles
                 // by itself may make no stop for long.
-                Ok(None) if out.has_more() => return Ok(None),
+                Ok(None) if out.has_more() => {
+                    match (tick::due(), self.ticks) {
+                        (true, _) => out.flush(),
+                        (false, true) => {}
+                        (false, false) => {
+                            tick::start();
+                            self.ticks = true;
+                        }
+                    }
+                    return Ok(None);
+                }
                 Ok(None) => {}
                 next => return next,
             }

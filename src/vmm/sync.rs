@@ -2,7 +2,7 @@
 //!
 //! They are the standard library's. With the feature `models`, which only `make models` sets, they
 //! are those of the model checker loom: it runs a model in each order in which its threads can go
-//! on, and fails if a wait never ends or a check does not hold. So the models (`models/`) run the
+//! on, and fails if a wait never ends or a check does not hold. So the models (`models.rs`) run the
 //! program's own code. Code with these types works in a model alone then.
 
 #[cfg(not(feature = "models"))]

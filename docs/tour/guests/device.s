@@ -1,5 +1,5 @@
-# What the guests share that drive QEMU's edu device, which is function 00:01.0. (QEMU's document
-# edu.rst has the device's registers.)
+# What the guests share that drive a device, which is function 00:01.0. The registers are those of
+# QEMU's edu device. (QEMU's document edu.rst has them.)
 	.include "common.s"
 
 	.set bar, 0xc0000000

@@ -2,6 +2,7 @@
 //! next.
 
 mod assembled;
+mod back;
 mod binding;
 mod calls;
 mod counts;
@@ -15,6 +16,7 @@ mod message;
 mod order;
 mod pci;
 mod registers;
+mod slices;
 
 use std::fs;
 use std::path::Path;
@@ -63,7 +65,7 @@ impl Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 12] = [
+pub const EXERCISES: [Exercise; 14] = [
     Exercise {
         chapter: 1,
         gap: "gap.sh",
@@ -115,9 +117,19 @@ pub const EXERCISES: [Exercise; 12] = [
         check: Check::Here(initrd::check),
     },
     Exercise {
+        chapter: 11,
+        gap: "gap.sh",
+        check: Check::InLab(back::command, back::verdict),
+    },
+    Exercise {
         chapter: 12,
         gap: "gap.txt",
         check: Check::Here(counts::check),
+    },
+    Exercise {
+        chapter: 13,
+        gap: "gap.sh",
+        check: Check::InLab(slices::command, slices::verdict),
     },
     Exercise {
         chapter: 14,

@@ -42,7 +42,7 @@ pub fn chapter_path(name: &str) -> String {
 }
 
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 12] = [
+pub const CHAPTERS: [(u32, &str); 14] = [
     (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
@@ -53,6 +53,8 @@ pub const CHAPTERS: [(u32, &str); 12] = [
     (8, "8-registers.md"),
     (9, "9-interrupts.md"),
     (10, "10-boot.md"),
+    (11, "11-back.md"),
     (12, "12-costs.md"),
+    (13, "13-slices.md"),
     (14, "14-own.md"),
 ];

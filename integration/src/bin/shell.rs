@@ -69,6 +69,17 @@ say ended $([ -e /run/ended ] && echo 0 || echo 1)
 const CALLS: &str = include_str!("../../../docs/tour/calls.sh");
 const LOCKED: &str = include_str!("../../../docs/tour/locked.sh");
 
+/// An NVMe controller without a disk, which can be sliced in two.
+const SLICED: [&str; 6] = [
+    "-device",
+    "pcie-root-port,id=sliced-port,chassis=4,slot=4,addr=1f.5,multifunction=on",
+    "-device",
+    "nvme-subsys,id=sliced-subsystem",
+    "-device",
+    "nvme,serial=sliced,bus=sliced-port,subsys=sliced-subsystem,max_ioqpairs=8,msix_qsize=9,\
+     sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=4",
+];
+
 /// The mark of the script's lines.
 const MARK: &str = "OUT| ";
 
@@ -95,6 +106,7 @@ fn machine(name: &'static str) -> Result<Scenario> {
     let mut devices: Vec<&str> = NETWORK_CARD.to_vec();
     devices.extend(["-device", "edu,addr=b"]);
     devices.extend(["-device", "edu,bus=bridge,addr=2"]);
+    devices.extend(SLICED);
     let scenario = Scenario::new(name)
         .limit(LIMIT)
         .refusals()

@@ -20,8 +20,8 @@ pub fn all() -> Vec<Scenario> {
             .machine(|machine| machine.parameters = " transparent_hugepage=never")
             .disk(DISK)
             .before("mount -t debugfs debugfs /sys/kernel/debug")
-            .vmm(run(UNUSED).exits(0))
-            .vmm(run("$(kept_page)").exits(0))
+            .vmm(run("off", UNUSED).exits(0))
+            .vmm(run("on", "$(kept_page)").exits(0))
             .degraded(&[&["no-huge-pages"], &["memory-lost", "no-huge-pages"]])
             .guests_leave_no_text()
             .each_run(|round, run| match round {
@@ -32,8 +32,8 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// A guest that keeps a page, while L1 poisons the page at a guest-physical address.
-fn run(address: &str) -> Vmm {
-    Vmm::new("--memory 256M --no-reboot")
+fn run(sandbox: &str, address: &str) -> Vmm {
+    Vmm::new(format!("--memory 256M --no-reboot --sandbox {sandbox}"))
         .cmdline("lab.act=keep")
         .meanwhile(format!(
             "await 'L2: kept' 60\npoison $vmm_pid {address}\n\

@@ -56,6 +56,10 @@ pub fn eventfd_id(tid: pid_t, fd: i32) -> Option<String> {
 pub fn look(tid: pid_t, fd: i32) -> Option<Seen> {
     let link = link(tid, fd)?;
     let (kind, detail) = parse(&link)?;
+    // Only nodes have a path.
+    if link.starts_with('/') && is_path(&short(format!("/proc/{tid}/fdinfo/{fd}"))?) {
+        return None;
+    }
     let detail = match kind {
         FileKind::Eventfd => eventfd_id(tid, fd),
         FileKind::Calls(Kind::Device) => match detail {
@@ -70,6 +74,14 @@ pub fn look(tid: pid_t, fd: i32) -> Option<Seen> {
         FileKind::Calls(_) => detail,
     };
     Some(Seen { kind, detail })
+}
+
+/// Whether a descriptor is of a path alone (O_PATH): no call can be made on it. `flags` of fdinfo
+/// is octal (proc_pid_fdinfo(5)).
+fn is_path(fdinfo: &str) -> bool {
+    let flags = field(fdinfo, "flags");
+    let flags = flags.and_then(|flags| i32::from_str_radix(&flags, 8).ok());
+    flags.is_some_and(|flags| flags & libc::O_PATH != 0)
 }
 
 /// The kind that a link tells, and the part of the name in it.
@@ -168,5 +180,23 @@ mod tests {
         let info = "pos:\t0\nflags:\t02\nmnt_id:\t15\neventfd-count:  3\neventfd-id: 7\n";
         assert_eq!(field(info, "eventfd-id").as_deref(), Some("7"));
         assert_eq!(field(info, "eventfd"), None);
+        assert!(!is_path(info));
+        assert!(is_path("pos:\t0\nflags:\t012000000\nmnt_id:\t15\n"));
+    }
+
+    #[test]
+    fn a_descriptor_of_a_path_is_no_file() {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+
+        let own = std::process::id() as pid_t;
+        let node = "/dev/kvm";
+        if !Path::new(node).exists() {
+            return println!("SKIPPED: there is no {node}");
+        }
+        let mut options = fs::OpenOptions::new();
+        let path = options.read(true).custom_flags(libc::O_PATH);
+        let path = path.open(node).unwrap();
+        assert_eq!(look(own, path.as_raw_fd()), None);
     }
 }

@@ -54,7 +54,7 @@ ioctls! {
     KVM_SET_FPU 0x41a0_ae8d, &[Main], "a reset of the guest";
     KVM_SET_XSAVE 0x5000_aea5, &[Main], "a reset of the guest";
     KVM_SET_XCRS 0x4188_aea7, &[Main], "a reset of the guest";
-    KVM_GET_MSRS 0xc008_ae88, &[Main], "a reset of the guest";
+    KVM_GET_MSRS 0xc008_ae88, &[Vcpu, Main], "the guest is told of lost memory; a reset";
     KVM_SET_MSRS 0x4008_ae89, &[Main], "a reset of the guest";
     KVM_SET_LAPIC 0x4400_ae8f, &[Main], "a reset of the guest";
     KVM_SET_MP_STATE 0x4004_ae99, &[Main], "a reset of the guest";
@@ -73,6 +73,7 @@ ioctls! {
     KVM_UNREGISTER_COALESCED_MMIO 0x4010_ae68, DEVICES, "writes to unused vectors";
     KVM_GET_IRQCHIP 0xc208_ae62, &[Main], "a reset of the guest";
     KVM_SET_IRQCHIP 0x8208_ae63, &[Main], "a reset of the guest";
+    KVM_GET_DEVICE_ATTR 0x4018_aee2, &[Main], "the TSC at a reset of the guest";
     KVM_SET_DEVICE_ATTR 0x4018_aee1, OPENING, "KVM learns of a device";
     KVM_GET_STATS_FD 0x0000_aece, &[Main, Queries], "--stats, vm.counters";
     // Devices.
@@ -82,8 +83,10 @@ ioctls! {
     VFIO_DEVICE_SET_IRQS 0x3b6e, DEVICES, "interrupts of a device";
     VFIO_DEVICE_SET_IRQS 0x3b6e, &[Main], "interrupts of a device at a reset";
     VFIO_DEVICE_RESET 0x3b6f, &[Vcpu, Main, Changes], "where no other process resets it";
-    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO 0x3b70, &[Main, Changes], "which devices a reset reaches";
-    VFIO_DEVICE_FEATURE 0x3b75, &[Vcpu, Main, Changes], "low power, DMA-BUF";
+    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO 0x3b70, DEVICES, "which devices a reset of a bus reaches";
+    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO 0x3b70, &[Main], "which devices a reset reaches";
+    VFIO_DEVICE_FEATURE 0x3b75, DEVICES, "low power, DMA-BUF";
+    VFIO_DEVICE_FEATURE 0x3b75, &[Memory, Main], "DMA-BUF";
     // Maps of memory for DMA.
     VFIO_IOMMU_MAP_DMA 0x3b71, DEVICES, "BARs for other devices";
     VFIO_IOMMU_MAP_DMA 0x3b71, &[Memory, Main], "guest RAM; a hot reset";
@@ -93,7 +96,8 @@ ioctls! {
     IOMMU_IOAS_MAP 0x3b85, &[Memory, Main], "guest RAM";
     IOMMU_IOAS_UNMAP 0x3b86, DEVICES, "BARs, and RAM of the last device";
     IOMMU_IOAS_UNMAP 0x3b86, &[Memory, Main], "a part that could not be mapped whole";
-    IOMMU_IOAS_MAP_FILE 0x3b8f, &[Vcpu, Coalesced, Changes, Main], "BARs by DMA-BUF";
+    IOMMU_IOAS_MAP_FILE 0x3b8f, DEVICES, "BARs by DMA-BUF";
+    IOMMU_IOAS_MAP_FILE 0x3b8f, &[Memory, Main], "BARs that have waited for RAM";
     // Opening a device for the running guest, and closing one.
     VFIO_GET_API_VERSION 0x3b64, &[Changes], "a container";
     VFIO_CHECK_EXTENSION 0x3b65, &[Changes], "a container";

@@ -158,7 +158,12 @@ fn add(ruleset: &OwnedFd, path: &Path, rights: u64) -> io::Result<()> {
     };
     match outcome {
         0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        _ => match io::Error::last_os_error() {
+            // A file of no mounted file system, such as a memfd, needs no rule: opening it again is
+            // never refused (security/landlock/fs.c, `is_nouser_or_private`).
+            e if e.raw_os_error() == Some(libc::EBADFD) => Ok(()),
+            e => Err(e),
+        },
     }
 }
 

@@ -410,15 +410,20 @@ fn files_that_were_not_named_cannot_be_opened() {
     }
     let named = vmm_sys_util::tempfile::TempFile::new().unwrap();
     let other = vmm_sys_util::tempfile::TempFile::new().unwrap();
+    // A file of no mounted file system, as a program that starts mini-vmm may hand over.
+    let flags = rustix::fs::MemfdFlags::empty();
+    let nowhere = rustix::fs::memfd_create("image", flags).unwrap();
+    let nowhere = std::path::PathBuf::from(format!("/proc/self/fd/{}", nowhere.as_raw_fd()));
     let (status, said) = child(|| {
         let run = Confinement {
-            read: vec![named.as_path().into()],
+            read: vec![named.as_path().into(), nowhere.clone()],
             ..Confinement::default()
         };
         begin(Mode::On, || {}).unwrap();
         prepare(&run).unwrap();
         let open = |path| File::open(path).map_err(|e| e.raw_os_error()).map(drop);
         assert_eq!(open(named.as_path()), Ok(()));
+        assert_eq!(open(&nowhere), Ok(()));
         assert_eq!(open("/proc/self/status".as_ref()), Ok(()));
         assert_eq!(open(other.as_path()), Err(Some(libc::EACCES)));
         assert_eq!(open("/etc/passwd".as_ref()), Err(Some(libc::EACCES)));

@@ -108,3 +108,43 @@ fn every_row_says_why_and_which() {
     let running: Vec<_> = Kind::ALL.into_iter().filter(|kind| runs(*kind)).collect();
     assert_eq!(running, [Kind::Main, Kind::Vcpu]);
 }
+
+/// What a thread does seldom, and no short run shows.
+#[test]
+fn the_lists_have_the_ioctls_of_rare_paths() {
+    use Kind::{Main, Memory, Vcpu};
+    for (kind, request, path) in [
+        (
+            Vcpu,
+            "KVM_GET_MSRS",
+            "a lost page: whether the guest takes machine checks",
+        ),
+        (Vcpu, "KVM_X86_SET_MCE", "a lost page"),
+        (
+            Vcpu,
+            "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
+            "the guest resets the bus of a device that has no reset of its own",
+        ),
+        (
+            Main,
+            "KVM_GET_DEVICE_ATTR",
+            "a reset of a guest that has set its TSC",
+        ),
+        (Main, "KVM_SET_DEVICE_ATTR", "the same"),
+        (
+            Memory,
+            "VFIO_DEVICE_FEATURE",
+            "a BAR that has waited for RAM, by iommufd",
+        ),
+        (Memory, "IOMMU_IOAS_MAP_FILE", "the same"),
+    ] {
+        let has = ioctls::list(kind).any(|row| row.name == request);
+        assert!(has, "{kind:?} lacks {request}: {path}");
+    }
+    // A thread that maps a BAR exports it first.
+    for kind in Kind::ALL {
+        let has = |name| ioctls::list(kind).any(|row| row.name == name);
+        let (exports, maps) = (has("VFIO_DEVICE_FEATURE"), has("IOMMU_IOAS_MAP_FILE"));
+        assert_eq!(exports, maps, "{kind:?}");
+    }
+}
