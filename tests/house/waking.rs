@@ -11,6 +11,8 @@ const LIMITED: &[(&str, &str, &str)] = &[
     ("\"config\"", "src/host/details.rs", "host::limited"),
     ("\"config\"", "src/host/facts.rs", "host::limited"),
     ("\"config\"", "src/explain/source.rs", "host::limited"),
+    // An attribute of configfs; the whole search has a time limit.
+    ("\"enable\"", "src/host/in_use/exports.rs", "host::limited"),
     (
         "\"config\"",
         "src/vmm/vfio/hardware_config.rs",
