@@ -29,6 +29,8 @@ pub struct Ended {
     pub transcript: Transcript,
     /// Whether the lab stopped the machine at its time limit.
     pub timed_out: bool,
+    /// Whether the lab woke an emulator that seemed to hang.
+    pub woken: bool,
     /// How long the machine ran.
     pub took: Duration,
 }
@@ -59,6 +61,7 @@ pub fn listen(
     let lines = read_lines(serial, started);
     let mut transcript = Transcript::default();
     let mut last = Instant::now();
+    let mut woken = false;
     let timed_out = loop {
         let left = limit.saturating_sub(started.elapsed());
         match lines.recv_timeout(left.min(LOOK)) {
@@ -79,6 +82,7 @@ pub fn listen(
                 match (ear.quiet)(last.elapsed()) {
                     Quiet::Runs => (),
                     Quiet::Noted(note) => {
+                        woken = true;
                         let at = started.elapsed().as_secs_f64();
                         writeln!(log, "[{at:8.3}] {note}").context("write the transcript")?;
                     }
@@ -92,6 +96,7 @@ pub fn listen(
     Ok(Ended {
         transcript,
         timed_out,
+        woken,
         took: started.elapsed(),
     })
 }

@@ -9,7 +9,7 @@ use crate::failure;
 use crate::host::{self, Host};
 use crate::initramfs::Archive;
 use crate::inner_qemu;
-use crate::judge::{emulator_failed, judge};
+use crate::judge::{emulator_failed, judge, stood_still};
 use crate::kernel::{Kernel, KernelFile};
 use crate::listen::Ended;
 use crate::outcome::Outcome;
@@ -46,18 +46,25 @@ pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Resu
     host::forget(&first_dir(scenario))?;
     let first = run_once(scenario, lab, QUIET, heard)?;
     // QEMU's failures are known. Bochs has none that the lab knows and does not avoid.
-    let repeated = scenario.machine.bochs.is_none() && emulator_failed(&first.0);
-    let (ended, dir) = if repeated {
+    let is_qemu = scenario.machine.bochs.is_none();
+    let why = if is_qemu && emulator_failed(&first.0) {
+        Some(match first.0.timed_out {
+            true => "no guest reached /init in".into(),
+            false => "L1 powered off by itself after".into(),
+        })
+    } else if is_qemu && stood_still(&first.0) {
+        let failed = judge(scenario, &outcome_of(&first), first.0.timed_out).err();
+        failed.map(|e| format!("the emulator stood still, and then: {e}; after"))
+    } else {
+        None
+    };
+    let repeated = why.is_some();
+    let (ended, dir) = if let Some(why) = why {
         let kept = keep_first(scenario, &first.1)?;
         eprintln!(
-            "  {}: {} {:.0} s; the lab starts the machine once more, and keeps the first one's \
+            "  {}: {why} {:.0} s; the lab starts the machine once more, and keeps the first one's \
              logs in {}",
             scenario.name,
-            if first.0.timed_out {
-                "no guest reached /init in"
-            } else {
-                "L1 powered off by itself after"
-            },
             first.0.took.as_secs_f64(),
             kept.display()
         );
@@ -76,6 +83,13 @@ pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Resu
         took: ended.took,
         repeated,
     })
+}
+
+fn outcome_of((ended, dir): &(Ended, PathBuf)) -> Outcome {
+    Outcome {
+        transcript: ended.transcript.clone(),
+        dir: dir.clone(),
+    }
 }
 
 /// Runs a scenario's machine with its serial port on this process's terminal, and checks nothing.

@@ -203,8 +203,8 @@ fn steady(count: &Count) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "{repeated} of {machines} machines had to be started twice, because L1 crashed or no \
-             guest reached /init"
+            "{repeated} of {machines} machines had to be started twice, because L1 crashed, no \
+             guest reached /init, or the emulator stood still"
         ))
     }
 }
