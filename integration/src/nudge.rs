@@ -2,7 +2,7 @@
 //! wait forever, although its CPUs are in the middle of an instruction. (The gdbstub shows this,
 //! and also wakes the CPUs.) The QMP commands `stop` and `cont` wake QEMU too. The lab sends these
 //! commands when QEMU has used no CPU time for a while, and when the machine has said nothing for
-//! long: a machine that hangs may still use a little.
+//! long: an emulator that hangs may still use a little CPU time.
 
 use std::fs;
 use std::io::{Read, Write};
