@@ -26,12 +26,32 @@ pub fn run(outcome: &Outcome, index: usize) -> Result<Run<'_>> {
 /// Expects that mini-vmm ended with this exit status.
 pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
     expect(run.exit() == Some(status), || {
+        let ended = run.exit().map_or("without a status".into(), |status| {
+            format!("with status {status}")
+        });
+        let said = last_words(run);
         format!(
-            "\"{}\" ended with status {:?} instead of {status}",
-            run.command(),
-            run.exit()
+            "\"{}\" ended {ended} instead of {status}{said}",
+            run.command()
         )
     })
+}
+
+/// The last error of mini-vmm and the guest's last line, for the message about a run that failed.
+fn last_words(run: &Run<'_>) -> String {
+    let error = run
+        .messages()
+        .filter(|line| line.contains("error: "))
+        .last();
+    let output = run.output();
+    let guest = output.lines().rfind(|line| !line.trim().is_empty());
+    let told = [
+        ("mini-vmm's error", error),
+        ("the guest's last line", guest),
+    ];
+    told.into_iter()
+        .filter_map(|(who, line)| Some(format!("; {who}: {}", line?.trim())))
+        .collect()
 }
 
 /// Expects that mini-vmm, which ran with `-v`, used this interface to the IOMMU: `container` or
@@ -224,4 +244,34 @@ pub fn back_with_guest_text(outcome: &Outcome, disk: &Disk) -> Result<()> {
             .any(|fact| fact == wrote),
         || format!("L1 does not read what the guest wrote to {}", disk.serial),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::transcript::{Line, Transcript};
+
+    #[test]
+    fn a_run_that_failed_is_told_with_its_last_words() {
+        let lines = [
+            "LAB: run mini-vmm --kernel k",
+            "VMM| [0.1] error: the vCPU failed",
+            "VMM| hint: look",
+            "L2| L2: init",
+            "L2| ",
+            "LAB: exit 1",
+        ];
+        let lines = lines.map(|raw| Line::new(Duration::ZERO, raw)).into();
+        let transcript = Transcript { lines };
+        let message = exit(&transcript.runs()[0], 0).unwrap_err().to_string();
+        for part in [
+            "status 1 instead of 0",
+            "the vCPU failed",
+            "last line: L2: init",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
 }
