@@ -26,6 +26,12 @@ const VALUES: &str = "The dot is the median of the rounds, the thick bar goes fr
 const TAILS: &str = "The share of single reads that took longer than a time. A line ends where \
     fewer than 30 reads are left.";
 
+/// What the plot of starts shows (`ready_ms`).
+const STARTS_ARE: &str = "From the moment at which the VMM was started until the guest's driver \
+    showed the disk: the device's change of drivers, the VMM's start and the guest's boot are in \
+    it. mini-vmm changes the drivers itself. For another VMM that gets the device, mini-vmm host \
+    bind does that just before, and the time begins with that command.";
+
 /// A run as a page.
 pub fn text(results: &Results) -> String {
     let title = escape(&words::title(results));
@@ -197,10 +203,7 @@ fn starts(page: &mut String, results: &Results) {
             .collect();
         if !seconds.is_empty() {
             let mut row = measured(&subject.name, &seconds, &in_seconds);
-            row.note = format!(
-                "this run: {} of memory, until the disk is there",
-                results.method.memory
-            );
+            row.note = format!("this run: {} of memory", results.method.memory);
             rows.push(row);
         }
     }
@@ -216,11 +219,7 @@ fn starts(page: &mut String, results: &Results) {
             ..Row::default()
         });
     }
-    head(
-        page,
-        "Starts",
-        "From the start of the VMM until the guest's driver shows the disk, with the guest's boot.",
-    );
+    head(page, "Starts", STARTS_ARE);
     page.push_str(&rows::plot("seconds", &rows, None));
     add(
         page,

@@ -13,18 +13,20 @@ use crate::session::destroy::Destroy;
 use crate::session::device::Device;
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
+use crate::subjects;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
 use crate::subjects::peer::{Choice, Peer};
 use crate::subjects::program::Program;
 use crate::work::task::{Engine, Task};
 use crate::work::uring;
+use vmm::config::memory;
 
 /// An estimate of what a guest's turn takes besides its work: the drivers' changes, a reset of the
 /// device, the guest's start and end.
 const GUEST_TURN: Duration = Duration::from_secs(6);
 
-/// The same for a turn of the host.
-const HOST_TURN: Duration = Duration::from_secs(1);
+/// The same for a turn of the host, with the disk's rest.
+const HOST_TURN: Duration = Duration::from_secs(3);
 
 /// What will be done.
 #[derive(Clone, Debug)]
@@ -73,6 +75,10 @@ impl Plan {
                 .collect::<Result<_>>()?,
         };
         let peers = peers(&settings.peers)?;
+        let memory = memory::parse(&settings.memory).map_err(|e| Error::new(e.to_string()))?;
+        for (peer, _) in &peers {
+            subjects::memory::check(*peer, &memory)?;
+        }
         let destroy = settings.destroy.as_deref();
         let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
         let destroy = destroy.transpose()?;
@@ -283,6 +289,10 @@ impl fmt::Display for Plan {
             f,
             "CPUs      {}: for the host's work, and for the VMM with its guest, alike",
             cpus.join(", ")
+        )?;
+        writeln!(
+            f,
+            "rest      before the host's turn, as long as mini-vmm's last guest needed to start"
         )?;
         for work in &self.task.works {
             writeln!(

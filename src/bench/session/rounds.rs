@@ -21,6 +21,9 @@ use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
 
+/// How long the disk rests before the host's turn as long as no guest has started.
+const FIRST_REST: Duration = Duration::from_secs(1);
+
 /// The rounds of a run.
 #[derive(Clone, Debug)]
 pub struct Rounds {
@@ -62,11 +65,11 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     if let Some(destroy) = &plan.destroy {
         destroy.prepare(&host::wait_for_disk(&plan.device.path, &plan.task)?)?;
     }
-    let mut left = None;
     let started = Instant::now();
+    let mut last = Last::default();
     let mut rounds: Vec<Vec<Trial>> = Vec::new();
     loop {
-        match round(plan, &guest, rounds.len(), (started, &mut left)) {
+        match round(plan, &guest, rounds.len(), (started, &mut last)) {
             Ok(turns) => rounds.push(turns),
             Err(error) if rounds.is_empty() => return Err(error),
             Err(error) => {
@@ -136,12 +139,28 @@ fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
     ratios
 }
 
-/// Makes a round. `left` is the hash of what the last turn has left on the disk.
+/// What the turns so far have left.
+#[derive(Debug, Default)]
+struct Last {
+    /// The hash of what the last turn has left on the disk.
+    content: Option<String>,
+    /// How long mini-vmm's last guest needed until it had the disk.
+    ready_ms: Option<u64>,
+}
+
+impl Last {
+    /// How long the disk rests before the host's turn: as it rested while mini-vmm's guest started.
+    fn rest(&self) -> Duration {
+        self.ready_ms.map_or(FIRST_REST, Duration::from_millis)
+    }
+}
+
+/// Makes a round.
 fn round(
     plan: &Plan,
     guest: &Guest,
     number: usize,
-    (started, left): (Instant, &mut Option<String>),
+    (started, last): (Instant, &mut Last),
 ) -> Result<Vec<Trial>> {
     let count = plan.subjects.len();
     let mut turns_of: Vec<Option<Trial>> = vec![None; count];
@@ -151,7 +170,10 @@ fn round(
         let begun = started.elapsed().as_secs_f64();
         let seed = (number * count + position + 1) as u64;
         let trial = match &subject.kind {
-            Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
+            Kind::Host => {
+                let seed_and_rest = (seed, last.rest());
+                host::trial(&plan.task, &plan.device.path, &plan.release, seed_and_rest)
+            }
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
             Kind::Peer { .. } => {
                 peer_turn(plan, &subject.kind).and_then(|vmm| vmm.trial(guest, &plan.task, seed))
@@ -161,12 +183,15 @@ fn round(
         trial.check(&plan.task)?;
         (trial.subject, trial.started_s) = (index, begun);
         // Each subject must find what the one before it has left.
-        if let Some(left) = left.take()
+        if let Some(left) = last.content.take()
             && left != trial.sha256
         {
             return Err(other_content(&subject.name, "was left"));
         }
-        left.clone_from(&trial.left_sha256);
+        last.content.clone_from(&trial.left_sha256);
+        if index == 1 {
+            last.ready_ms = trial.ready_ms;
+        }
         turns_of[index] = Some(trial);
     }
     // The next user of the device finds it with the host's driver.
@@ -254,5 +279,18 @@ fn show(line: &str) {
 pub fn end_progress() {
     if std::io::stderr().is_terminal() {
         say::line("");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_s_disk_rests_as_long_as_a_guest_starts() {
+        let mut last = Last::default();
+        assert_eq!(last.rest(), FIRST_REST);
+        last.ready_ms = Some(1234);
+        assert_eq!(last.rest(), Duration::from_millis(1234));
     }
 }

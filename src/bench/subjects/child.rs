@@ -106,7 +106,7 @@ impl Vmm {
 
     fn number(&self) -> Result<Pid> {
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        pid.ok_or_else(|| Error::new("the VMM has no number"))
+        pid.ok_or_else(|| Error::new("the VMM has no process ID, so no signal can be sent to it"))
     }
 
     /// Sends a signal to the VMM and to all that it has started. Must not be called when the VMM

@@ -15,12 +15,18 @@ use crate::work::trial;
 /// How long the host's driver may take to show the disk after a guest had the device.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Does the work of a turn. `device` is the device's directory in sysfs.
+/// Does the work of a turn after a rest. `device` is the device's directory in sysfs.
 ///
 /// # Errors
 /// The disk does not come back, or cannot be read; or the user has ended the measurement.
-pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Trial> {
+pub fn trial(
+    task: &Task,
+    device: &Path,
+    kernel: &str,
+    (seed, pause): (u64, Duration),
+) -> Result<Trial> {
     let disk = wait_for_disk(device, task)?;
+    rest(pause)?;
     let file = disk.open(task.destroy.as_deref())?;
     let mut trial = Trial {
         kernel: kernel.to_owned(),
@@ -31,6 +37,20 @@ pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Tria
         heard = trial.hear(message);
     })?;
     heard.map(|_| trial)
+}
+
+/// Leaves the disk alone. While a guest starts, nobody uses the disk: it cools down, and flash
+/// memory is tidied up. The host's turn begins with the same rest.
+fn rest(pause: Duration) -> Result<()> {
+    let until = Instant::now() + pause;
+    while Instant::now() < until {
+        if STOP.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        thread::sleep(left.min(Duration::from_millis(20)));
+    }
+    Ok(())
 }
 
 /// Waits until the host's driver shows the disk.
@@ -62,5 +82,19 @@ pub fn wait_for_disk(device: &Path, task: &Task) -> Result<Disk> {
             )));
         }
         thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_lasts_as_long_as_it_is_told() {
+        for wanted in [Duration::ZERO, Duration::from_millis(50)] {
+            let begun = Instant::now();
+            rest(wanted).unwrap();
+            assert!(begun.elapsed() >= wanted);
+        }
     }
 }

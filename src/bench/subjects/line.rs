@@ -12,6 +12,7 @@ use vmm::config::memory;
 
 use crate::error::Result;
 use crate::guest::{ANY_DISK, RESTARTS};
+use crate::subjects::memory::qemu as qemu_memory;
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::peer::Peer;
 use crate::work::task::{Engine, Task};
@@ -105,11 +106,17 @@ impl Line<'_> {
 
     fn qemu(&self) -> Vec<String> {
         let cpus = self.guest.cpus.len().to_string();
+        let mut model = cpu_model().to_owned();
+        if self.native_idle {
+            // KVM_HINTS_REALTIME (Documentation/virt/kvm/x86/cpuid.rst), which mini-vmm's guest has
+            // with idle=native.
+            model.push_str(",kvm-hint-dedicated=on");
+        }
         let mut all = words(&[
             "-machine",
             "q35,accel=kvm,usb=off,vmport=off",
             "-cpu",
-            cpu_model(),
+            &model,
             "-smp",
             &cpus,
             "-m",
@@ -137,6 +144,8 @@ impl Line<'_> {
         if self.native_idle {
             all.extend(words(&["-overcommit", "cpu-pm=on"]));
         }
+        let memory = memory::parse(&self.guest.memory);
+        all.extend(memory.iter().flat_map(qemu_memory));
         match self.peer.is_assigned() {
             true => {
                 let device = format!("vfio-pci,host={}", self.guest.address);
@@ -393,8 +402,9 @@ mod tests {
         }
         has(
             &line(Peer::QemuVfio, true, RINGS, None),
-            &["-overcommit cpu-pm=on"],
+            &["-overcommit cpu-pm=on", ",kvm-hint-dedicated=on -smp"],
         );
+        assert!(!line(Peer::QemuVfio, false, RINGS, None).contains("dedicated"));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
 //! | `peer` | the ways in which another VMM gives the disk to its guest |
 //! | `line` | the command lines of other VMMs |
+//! | `memory` | the options of `--memory` in the words of other VMMs |
 //! | `other` | a turn of a guest of another VMM |
 //! | `affinity` | the CPUs of a VMM's threads |
 
@@ -23,6 +24,7 @@ pub mod counts;
 pub mod host;
 mod line;
 pub mod list;
+pub mod memory;
 pub mod mini_vmm;
 mod monitor;
 pub mod other;

@@ -25,12 +25,17 @@ impl Program {
     /// A mini-vmm that the user has named.
     ///
     /// # Errors
-    /// The program cannot be read or started, or is no mini-vmm.
+    /// The program cannot be read or started, or is another program.
     pub fn named(path: &Path) -> Result<Self> {
         let program = Self::any(path, "--version")?;
         match program.version.starts_with("mini-vmm ") {
             true => Ok(program),
-            false => Err(Error::new(format!("{} is no mini-vmm", path.display()))),
+            false => Err(Error::new(format!(
+                "{} is another program than mini-vmm: its --version says {:?}",
+                path.display(),
+                program.version
+            ))
+            .with_hint("--vmm names the program mini-vmm; --peer names other VMMs")),
         }
     }
 

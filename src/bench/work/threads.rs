@@ -27,12 +27,14 @@ pub(super) fn run(
         let mut buffer = Aligned::new(work.block as usize);
         let mut times = Latencies::default();
         loop {
-            let from = Instant::now();
-            if !window.is_open(from) {
+            if !window.is_open(Instant::now()) {
                 return Ok((times, writes));
             }
             let at = positions.next();
-            match writes.next(at, buffer.bytes()) {
+            let is_write = writes.next(at, buffer.bytes());
+            // Making the data is no part of the operation.
+            let from = Instant::now();
+            match is_write {
                 false => file
                     .read_exact_at(buffer.bytes(), at)
                     .context(format!("cannot read the disk at {at}"))?,

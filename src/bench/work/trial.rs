@@ -206,6 +206,38 @@ mod tests {
         fs::remove_file(&path).unwrap();
     }
 
+    /// Making 16 MiB takes milliseconds, and writing them to the null device none.
+    #[test]
+    fn making_the_data_is_no_part_of_an_operation() {
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .unwrap();
+        let work = Work::writing(16 << 10, 1, Order::Sequential, 100);
+        let mut task = writing(Engine::Threads, Some("S"));
+        (task.warm_up_ms, task.measure_ms) = (0, 500);
+        let area = 0..1 << 30;
+        let made = {
+            let content = super::super::content::Content::new(1, work.block as usize);
+            let mut block = vec![0; work.block as usize];
+            content.fill(0, &mut block);
+            let begun = std::time::Instant::now();
+            content.fill(0, &mut block);
+            begun.elapsed()
+        };
+        let rings = uring::is_there().then_some(Engine::IoUring);
+        for engine in [Some(Engine::Threads), rings].into_iter().flatten() {
+            let never = AtomicBool::new(false);
+            let window = Window::start(&task, &never);
+            let (times, _) = match engine {
+                Engine::Threads => threads::run(&file, &area, &work, 1, window).unwrap(),
+                Engine::IoUring => uring::run(&file, &area, &work, 1, window).unwrap(),
+            };
+            let median = Duration::from_nanos(times.median().unwrap());
+            assert!(median < made / 4, "{engine:?}: {median:?} of {made:?}");
+        }
+    }
+
     /// The host may format the disk between two turns.
     #[test]
     fn a_disk_that_was_formatted_meanwhile_is_not_written_to() {

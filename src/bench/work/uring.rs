@@ -103,7 +103,6 @@ impl Operations<'_> {
     fn push(&mut self, index: usize, block: u32) -> Result<()> {
         let slot = &mut self.slots[index];
         slot.at = self.positions.next();
-        slot.from = Instant::now();
         slot.writes = self.writes.next(slot.at, slot.buffer.bytes());
         let file = types::Fd(self.file.as_raw_fd());
         let bytes = slot.buffer.bytes().as_mut_ptr();
@@ -116,6 +115,8 @@ impl Operations<'_> {
                 .build(),
         };
         let entry = entry.user_data(index as u64);
+        // Making the data is no part of the operation.
+        slot.from = Instant::now();
         // SAFETY: the file stays open, and the slot's buffer stays allocated and untouched, until
         // the operation has ended: `drain` waits for all of them, or gives the buffers up.
         let pushed = unsafe { self.ring.submission().push(&entry) };
