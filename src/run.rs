@@ -18,6 +18,7 @@ use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::sandbox::{self, Confinement, Kind, Mode, SandboxError};
+use vmm::vfio::kernel_calls;
 use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
 
@@ -104,6 +105,9 @@ pub fn run(
     let _calls = Calls(Arc::clone(&opener), binder.clone());
     // The other processes are there, and this one has no other thread yet.
     sandbox::prepare(&confinement(&config, &api_socket))?;
+    if confined == Mode::On {
+        kernel_calls::look_by(&opener);
+    }
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;

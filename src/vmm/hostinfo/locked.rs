@@ -3,16 +3,18 @@
 //! iommufd counts locked memory for each user (drivers/iommu/iommufd/pages.c,
 //! incr_user_locked_vm), and a container for each process. The kernel does not show the count of a
 //! user. It is the sum of the pinned memory of the user's processes that have /dev/iommu open and
-//! are not free of the limit.
+//! are not free of the limit. Where a process hides its files, such as a VMM in its sandbox, its
+//! pinned memory counts too: nothing else tells of it.
 
-use std::fs;
 use std::path::Path;
 
 use crate::hostinfo::holders::{Holder, Holders};
+use crate::hostinfo::looker::{self, Look};
+use crate::hostinfo::status::{field, status, user};
 use crate::sys;
 
 /// The node of iommufd.
-const NODE: &str = "/dev/iommu";
+pub(super) const NODE: &str = "/dev/iommu";
 
 /// Locked memory of other processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,19 +24,30 @@ pub struct LockedByOthers {
 }
 
 impl LockedByOthers {
-    /// Asks /proc for the other processes of this user.
+    /// Asks /proc for the other processes of this user. A confined process lets another one look;
+    /// without an answer, no process is known.
     pub fn read() -> Self {
-        let holders = Holders::of(&[Path::new(NODE)]);
-        Self::among(Path::new("/proc"), holders.processes)
+        match looker::ask(|| Look::Locked) {
+            None => Self::look(&[std::process::id()]),
+            Some(answer) => answer
+                .ok()
+                .and_then(|lines| Self::from_lines(&lines))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// As [`LockedByOthers::read`], by this process itself, without the processes `without`.
+    pub fn look(without: &[u32]) -> Self {
+        let holders = Holders::look(&[Path::new(NODE)], without);
+        let all = [holders.processes, holders.own_hidden].concat();
+        Self::among(Path::new("/proc"), all)
     }
 
     fn among(proc: &Path, holders: Vec<Holder>) -> Self {
-        let status =
-            |name: &str| fs::read_to_string(proc.join(name).join("status")).unwrap_or_default();
-        let user = |status: &str| field(status, "Uid:").map(str::to_owned);
-        let own = user(&status("self"));
+        let this = status(proc, "self");
+        let own = user(&this);
         let counted = |holder: Holder| {
-            let status = status(&holder.0.to_string());
+            let status = status(proc, &holder.0.to_string());
             let ours = own.is_some() && user(&status) == own && !sys::may_lock(&status);
             let kib: u64 = field(&status, "VmPin:")?.parse().ok()?;
             (ours && kib > 0).then_some((holder, kib << 10))
@@ -42,6 +55,24 @@ impl LockedByOthers {
         Self {
             processes: holders.into_iter().filter_map(counted).collect(),
         }
+    }
+
+    /// The value as lines of text, for the process that has asked.
+    pub fn to_lines(&self) -> String {
+        let processes = self.processes.iter();
+        let line = |((pid, name), bytes): &(Holder, u64)| format!("{pid} {bytes} {name}\n");
+        processes.map(line).collect()
+    }
+
+    /// The value from its lines; `None` if they are none of [`LockedByOthers::to_lines`].
+    pub fn from_lines(lines: &str) -> Option<Self> {
+        let process = |line: &str| {
+            let (pid, rest) = line.split_once(' ')?;
+            let (bytes, name) = rest.split_once(' ')?;
+            Some(((pid.parse().ok()?, name.to_owned()), bytes.parse().ok()?))
+        };
+        let processes = lines.lines().map(process).collect::<Option<_>>()?;
+        Some(Self { processes })
     }
 
     /// Their bytes together.
@@ -60,15 +91,10 @@ impl LockedByOthers {
     }
 }
 
-/// The first word of a field of a process's status.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = status.lines();
-    let rest = lines.find_map(|line| line.strip_prefix(name))?;
-    rest.split_ascii_whitespace().next()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
@@ -95,5 +121,12 @@ mod tests {
         assert_eq!(found.processes, [((5, "p5".into()), 256 << 10)]);
         assert_eq!(found.bytes(), 256 << 10);
         assert_eq!(found.in_words(), "process 5 (p5)");
+        assert_eq!(
+            LockedByOthers::from_lines(&found.to_lines()),
+            Some(found.clone())
+        );
+        for nonsense in ["x", "5 6", "5 x name"] {
+            assert_eq!(LockedByOthers::from_lines(nonsense), None, "{nonsense}");
+        }
     }
 }

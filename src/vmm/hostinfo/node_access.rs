@@ -37,7 +37,7 @@ pub enum Cause {
     /// The permissions of the node forbid it.
     Permissions,
     /// Other processes have it open.
-    Busy(Holders),
+    Busy(Box<Holders>),
     /// This process may open no more files.
     ProcessFiles,
     /// The host can open no more files.
@@ -68,7 +68,7 @@ impl Cause {
             Some(libc::ENXIO | libc::ENODEV) => Self::NoDriver,
             Some(libc::EMFILE) => Self::ProcessFiles,
             Some(libc::ENFILE) => Self::HostFiles,
-            Some(libc::EBUSY) => Self::Busy(Holders::of(busy)),
+            Some(libc::EBUSY) => Self::Busy(Box::new(Holders::of(busy))),
             _ => Self::Other,
         }
     }

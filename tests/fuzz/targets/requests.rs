@@ -60,6 +60,10 @@ fn is_request(bytes: &[u8]) -> bool {
         3 => rest.len() == 4,
         4..=6 | 8 | 10 => true,
         7 => rest.len() >= 8,
+        11 => rest
+            .get(4..)
+            .is_some_and(|nodes| std::str::from_utf8(nodes).is_ok()),
+        12 => rest.len() == 4,
         _ => false,
     }
 }

@@ -104,7 +104,7 @@ impl Candidate {
         }
         VfioError::Held {
             name: self.name,
-            holders,
+            holders: Box::new(holders),
             node: device.unwrap_or(group),
             call,
             source,

@@ -171,7 +171,7 @@ pub enum VfioError {
         /// The device.
         name: HostName,
         /// The processes.
-        holders: Holders,
+        holders: Box<Holders>,
         /// The device's node.
         node: String,
         /// The call that the kernel has refused.

@@ -1,17 +1,13 @@
 //! A run that was killed while it opened a device: its guardian makes the call to its end, and has
 //! the device's file for that fraction of a second. The next run waits for that.
 
-use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::hostinfo::holders::Holder;
+use crate::hostinfo::guardian;
 use crate::log::stderr::say;
 use crate::vfio::open::error::VfioError;
 
-/// The name of the process that outlives a run.
-const GUARDIAN: &str = "vmm-guardian";
 /// How long is waited at most, also where a run's calls have more time.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How often the device is tried meanwhile.
@@ -34,35 +30,21 @@ pub(super) fn wait_out<T>(
             Err(error) if begun.elapsed() < limit => error,
             outcome => return outcome,
         };
-        let holders = error.holders().map(|holders| &holders.processes[..]);
-        let Some([(pid, _), ..]) = holders.filter(|all| all.iter().all(is_leftover)) else {
+        let leftovers = error.holders().filter(|all| all.are_leftovers());
+        let Some([pid, ..]) = leftovers.map(|all| &all.leftovers[..]) else {
             return Err(error);
         };
         if !told {
             say(format_args!(
-                "mini-vmm: waits up to {} seconds for process {pid} ({GUARDIAN}), which ends a \
-                 call of a run that was killed",
-                limit.as_secs_f32().ceil()
+                "mini-vmm: waits up to {} seconds for process {pid} ({}), which ends a call \
+                 of a run that was killed",
+                limit.as_secs_f32().ceil(),
+                guardian::NAME
             ));
             told = true;
         }
         thread::sleep(PAUSE);
     }
-}
-
-/// Whether a process is the guardian of a run that has ended. A guardian is a child of its run and
-/// runs the same program; after the run's end it is another process's child.
-fn is_leftover((pid, name): &Holder) -> bool {
-    let program = |pid: &str| -> Option<PathBuf> { fs::read_link(format!("/proc/{pid}/exe")).ok() };
-    let own = program(&pid.to_string());
-    name == GUARDIAN && own.is_some() && parent(*pid).is_some_and(|run| program(&run) != own)
-}
-
-/// The parent's number (proc_pid_stat(5), field 4), after the name, which may hold anything.
-fn parent(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    Some(rest.split(' ').nth(1)?.to_owned())
 }
 
 #[cfg(test)]
@@ -116,7 +98,7 @@ mod tests {
     /// Ends a run. Its process takes a moment.
     fn end(run: File, guardian: u32) {
         drop(run);
-        let lives = || !holders(guardian).processes.iter().all(is_leftover);
+        let lives = || !holders(guardian).are_leftovers();
         let begun = Instant::now();
         while lives() {
             assert!(begun.elapsed() < Duration::from_secs(60), "the run lives");
@@ -127,6 +109,7 @@ mod tests {
     fn holders(guardian: u32) -> Holders {
         let mut holders = Holders::of(&[Path::new(NODE)]);
         holders.processes.retain(|(pid, _)| *pid == guardian);
+        holders.leftovers.retain(|pid| *pid == guardian);
         holders
     }
 
@@ -138,7 +121,7 @@ mod tests {
         }
         Err(VfioError::Held {
             name: parse_address("01:00.0").unwrap(),
-            holders,
+            holders: Box::new(holders),
             node: NODE.into(),
             call: "open",
             source: io::Error::from_raw_os_error(libc::EBUSY),

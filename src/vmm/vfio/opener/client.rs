@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use tracing::debug;
 
+use crate::hostinfo::looker::{Look, Looker};
 use crate::log::stderr::say;
 use crate::sandbox;
 use crate::sys::packets::Packets;
@@ -26,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The time for which a close is waited for after another call was given up: a reset of a function
 /// takes a tenth of a second.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(500);
+
+/// How long a look at other processes is waited for.
+const LOOKING: Duration = Duration::from_secs(3);
 
 /// How long the end of the process that makes the calls is waited for: its threads have ended.
 const EXIT_LIMIT: Duration = Duration::from_millis(100);
@@ -59,6 +63,8 @@ enum Patience {
     Ending,
     /// Until the limit is over and the vCPUs stop.
     Running,
+    /// For a moment: without the answer, a message says less.
+    Looking,
 }
 
 impl Opener {
@@ -320,11 +326,16 @@ impl Opener {
         let begun = Instant::now();
         let limit = match patience {
             Patience::Ending if self.is_stuck() => self.limit.min(AFTER_A_FAILURE),
+            Patience::Looking => self.limit.min(LOOKING),
             _ => self.limit,
         };
         let (mut caller, mut told) = (None, false);
         loop {
             let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() && patience == Patience::Looking {
+                // No device waits for it.
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             if left.is_zero() {
                 let waiting = || Waiting {
                     device: device.into(),
@@ -345,7 +356,7 @@ impl Opener {
             }
             let slice = match patience {
                 Patience::Running => LOOK,
-                Patience::Limited | Patience::Ending => left,
+                Patience::Limited | Patience::Ending | Patience::Looking => left,
             };
             if !ready(answers.as_fd(), PollFlags::IN, Some(slice)) {
                 continue;
@@ -360,6 +371,17 @@ impl Opener {
                 None => return Err(io::Error::from_raw_os_error(libc::EPROTO)),
             }
         }
+    }
+}
+
+impl Looker for Opener {
+    fn look(&self, look: Look) -> io::Result<String> {
+        let asker = std::process::id();
+        let request = Request::Look { asker, look };
+        let mut answer = opened(self.call("/proc", &request, &[], Patience::Looking))?;
+        let mut lines = String::new();
+        answer.read_to_string(&mut lines)?;
+        Ok(lines)
     }
 }
 

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use crate::hostinfo::looker::Look;
+
 /// A call. The files that it needs are sent along.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -45,11 +47,18 @@ pub enum Request {
     },
     /// Closes the file, the last one that the device has.
     Close,
+    /// Looks at other processes. The answer is a file with the lines.
+    Look {
+        /// The process that asks, which is none of the others.
+        asker: u32,
+        /// The question.
+        look: Look,
+    },
 }
 
 impl Request {
     /// The names of all calls.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 11] = [
         "open",
         "a read of sysfs",
         "VFIO_GROUP_GET_DEVICE_FD",
@@ -60,6 +69,7 @@ impl Request {
         "VFIO_DEVICE_PCI_HOT_RESET",
         "a region write",
         "close",
+        "a look at /proc",
     ];
 
     /// The call's name.
@@ -75,6 +85,7 @@ impl Request {
             Self::HotReset => "VFIO_DEVICE_PCI_HOT_RESET",
             Self::Write { .. } => "a region write",
             Self::Close => "close",
+            Self::Look { .. } => "a look at /proc",
         }
     }
 
@@ -90,6 +101,7 @@ impl Request {
             Self::Reset | Self::HotReset => "the call resets the device",
             Self::Write { .. } => "the call resets the device or wakes it",
             Self::Close => "the call resets the device",
+            Self::Look { .. } => "the call reads files of other processes",
         }
     }
 
@@ -107,6 +119,13 @@ impl Request {
             Self::Close => (8, Vec::new()),
             Self::Read(path) => (9, path.clone().into_bytes()),
             Self::AskToken => (10, Vec::new()),
+            Self::Look { asker, look } => match look {
+                Look::Holders(nodes) => {
+                    let nodes = nodes.join("\n");
+                    (11, [&asker.to_le_bytes(), nodes.as_bytes()].concat())
+                }
+                Look::Locked => (12, asker.to_le_bytes().into()),
+            },
         };
         [&[kind], rest.as_slice()].concat()
     }
@@ -137,6 +156,19 @@ impl Request {
             8 => Self::Close,
             10 => Self::AskToken,
             9 => Self::Read(String::from_utf8(rest.into()).ok()?),
+            11 => {
+                let (asker, nodes) = rest.split_first_chunk()?;
+                let nodes = str::from_utf8(nodes).ok()?.split('\n');
+                let nodes = nodes.filter(|node| !node.is_empty()).map(Into::into);
+                Self::Look {
+                    asker: u32::from_le_bytes(*asker),
+                    look: Look::Holders(nodes.collect()),
+                }
+            }
+            12 => Self::Look {
+                asker: u32::from_le_bytes(rest.try_into().ok()?),
+                look: Look::Locked,
+            },
             _ => return None,
         })
     }
@@ -175,13 +207,28 @@ mod tests {
             },
             Request::Close,
             Request::AskToken,
+            Request::Look {
+                asker: 0x0102_0304,
+                look: Look::Holders(vec!["/dev/vfio/7".into(), "/dev/iommu".into()]),
+            },
+            Request::Look {
+                asker: 7,
+                look: Look::Holders(Vec::new()),
+            },
+            Request::Look {
+                asker: 7,
+                look: Look::Locked,
+            },
         ] {
             assert!(Request::NAMES.contains(&request.name()), "{request:?}");
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         for nonsense in [
             &[][..],
-            &[11],
+            &[13],
+            &[11, 1, 2, 3],
+            &[11, 1, 2, 3, 4, 0xff],
+            &[12, 1, 2, 3, 4, 5],
             &[9, 0xff],
             &[1, 0],
             &[2, 1],

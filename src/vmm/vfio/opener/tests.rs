@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +14,10 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use super::*;
+use crate::hostinfo::holders::Holders;
+use crate::hostinfo::locked::LockedByOthers;
+use crate::hostinfo::looker::{self, Look, Looker};
+use crate::sandbox::{self, Confinement, Mode, landlock};
 use crate::sys::process::in_one_thread;
 use crate::sys::ready;
 
@@ -63,6 +69,69 @@ fn sleeping(outcome: io::Result<()>) -> Waiting {
 /// Whether this process has a child that has not been reaped.
 fn has_child() -> bool {
     !matches!(wait(WaitOptions::NOHANG), Err(Errno::CHILD))
+}
+
+/// Looks at any node, as no run may.
+struct Looks;
+
+impl Calls for Looks {
+    fn make(&self, request: &Request, _: Vec<File>) -> io::Result<Option<OwnedFd>> {
+        let Request::Look { asker, look } = request else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let without = [*asker, std::process::id()];
+        let lines = match look {
+            Look::Holders(nodes) => {
+                let nodes: Vec<_> = nodes.iter().map(Path::new).collect();
+                Holders::look(&nodes, &without).to_lines()
+            }
+            Look::Locked => "7 4096 mini-vmm\n".into(),
+        };
+        let (reader, mut writer) = pipe();
+        writer.write_all(lines.as_bytes())?;
+        Ok(Some(reader.into()))
+    }
+}
+
+/// Landlock hides other processes' files. A look that is refused does not find that nobody has the
+/// node, and the process that is not confined looks.
+#[test]
+fn a_confined_process_lets_another_one_look() {
+    if landlock::abi().is_none() {
+        eprintln!("SKIPPED: the kernel has no Landlock");
+        return;
+    }
+    assert!(in_one_thread(|| {
+        let node = Path::new("/dev/full");
+        let file = File::open(node).unwrap();
+        let mut child = Command::new("sleep");
+        let mut child = child.arg("60").stdin(file).spawn().unwrap();
+        let holder = (child.id(), String::from("sleep"));
+        let limit = Duration::from_secs(60);
+        let opener = Arc::new(Opener::start(limit, Arc::new(Looks), &[], || {}).unwrap());
+        while !Holders::of(&[node]).processes.contains(&holder) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        sandbox::begin(Mode::On, || {}).unwrap();
+        sandbox::prepare(&Confinement::default()).unwrap();
+        let found = Holders::of(&[node]);
+        assert!(
+            found.hidden && !found.processes.contains(&holder),
+            "{found:?}"
+        );
+        let looker: Arc<dyn Looker> = Arc::<Opener>::clone(&opener);
+        looker::set(Arc::downgrade(&looker));
+        drop(looker);
+        let found = Holders::of(&[node]);
+        assert!(found.processes.contains(&holder), "{found:?}");
+        assert_eq!(LockedByOthers::read().bytes(), 4096);
+        // Without an answer, nobody says that there is no holder.
+        drop(opener);
+        let found = Holders::of(&[node]);
+        assert!(found.hidden && found.processes.is_empty(), "{found:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }));
 }
 
 /// A child that nobody reaps stays a zombie where the init process does not reap either.
