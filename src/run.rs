@@ -98,7 +98,8 @@ pub fn run(
         || (confined != Mode::Off && !config.vfio.is_empty());
     let (managed, opener) = {
         let _phase = phase!("bind_devices");
-        check_calls(&Host::default(), &config.vfio)?;
+        let addresses = config.vfio.iter().map(|device| &*device.address);
+        check_calls(&Host::default(), addresses)?;
         Managed::take(&config.vfio, host_limit, later)?
     };
     let binder = managed.as_ref().and_then(Managed::binder);

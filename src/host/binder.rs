@@ -18,7 +18,7 @@ use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::plug::AddError;
 use vmm::plug::host_side::Claims;
-use vmm::sandbox;
+use vmm::sandbox::{self, Mode};
 use vmm::sys::packets::Packets;
 use vmm::sys::process::{self, Process};
 
@@ -41,6 +41,8 @@ const GIVE_BACK: u8 = b'g';
 const RELEASE: u8 = b'r';
 /// Note a call that goes on after the run.
 const NOTE: u8 = b'n';
+/// Check that no call of an earlier run goes on.
+const CHECK: u8 = b'c';
 const DONE: u8 = b'd';
 const FAILED: u8 = b'f';
 
@@ -83,6 +85,16 @@ impl NoAnswer {
                 Some("see what it waits for: ps -C vmm-binder -o pid,stat,wchan".into()),
             ),
             Self::Refused(text, hint) => (text, hint),
+        }
+    }
+
+    fn into_add_error(self) -> AddError {
+        let (text, hint) = self.explained();
+        AddError::Host {
+            text,
+            hint,
+            source: None,
+            request: false,
         }
     }
 }
@@ -195,8 +207,17 @@ impl Binder {
 }
 
 impl Claims for Binder {
+    /// A confined run may read no records whose folder is newer than the run.
     fn check(&self, devices: &[DeviceConfig]) -> Result<(), AddError> {
-        bind::check_calls(&self.host, devices).map_err(|e| {
+        let addresses = devices.iter().map(|device| &*device.address);
+        if Mode::current() == Mode::On {
+            let names: Vec<_> = addresses.clone().map(Into::into).collect();
+            match self.ask(CHECK, &names) {
+                Err(NoAnswer::Gone) => {}
+                answer => return answer.map(drop).map_err(NoAnswer::into_add_error),
+            }
+        }
+        bind::check_calls(&self.host, addresses).map_err(|e| {
             let hint = e.hint();
             AddError::host(e, hint)
         })
@@ -204,16 +225,8 @@ impl Claims for Binder {
 
     fn bind(&self, addresses: &[String]) -> Result<(), AddError> {
         self.used.store(true, Ordering::Relaxed);
-        let lines = self.ask(BIND, addresses).map_err(|e| {
-            let (text, hint) = e.explained();
-            let source = None;
-            AddError::Host {
-                text,
-                hint,
-                source,
-                request: false,
-            }
-        })?;
+        let answer = self.ask(BIND, addresses);
+        let lines = answer.map_err(NoAnswer::into_add_error)?;
         lines.lines().for_each(|line| info!("{line}"));
         Ok(())
     }
@@ -293,6 +306,10 @@ fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
         GIVE_BACK => give_back(host, run, names),
         RELEASE => all_lines(bind::release_run(host, run)),
         NOTE => Ok(note(host, run, names)),
+        CHECK => match bind::check_calls(host, names) {
+            Ok(()) => Ok(Vec::new()),
+            Err(e) => Err(explained(e)),
+        },
         _ => Err((String::new(), None)),
     };
     let (kind, text) = match outcome {

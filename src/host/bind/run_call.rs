@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use pci::Bdf;
-use vmm::config::device::DeviceConfig;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::log::error_chain::with_causes;
 use vmm::sys::process::Process;
@@ -63,10 +62,13 @@ fn note_call(host: &Host, bdf: Bdf, call: &str, caller: Process) -> Result<(), B
 ///
 /// # Errors
 /// [`BindError::UnderWay`], or the journal cannot be read.
-pub fn check_calls(host: &Host, devices: &[DeviceConfig]) -> Result<(), BindError> {
-    for device in devices {
+pub fn check_calls<'a>(
+    host: &Host,
+    addresses: impl IntoIterator<Item = &'a str>,
+) -> Result<(), BindError> {
+    for address in addresses {
         // The run itself refuses a bad address.
-        let Ok(HostName::Pci(bdf)) = parse_address(&device.address) else {
+        let Ok(HostName::Pci(bdf)) = parse_address(address) else {
             continue;
         };
         if let Some(state) = host.records.call_of(bdf)? {

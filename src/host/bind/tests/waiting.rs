@@ -346,12 +346,8 @@ fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
     let host = fake.host();
     bind(&host, &request(&[DISK])).unwrap();
     let bound = fake.snapshot();
-    let config = |address: &str| vmm::config::device::DeviceConfig {
-        address: address.into(),
-        ..Default::default()
-    };
-    let devices = [config(OTHER), config(DISK)];
-    check_calls(&host, &devices).unwrap();
+    let devices = [OTHER, DISK];
+    check_calls(&host, devices).unwrap();
     let mut caller = Command::new("sleep").arg("60").spawn().unwrap();
     let process = Process::of(caller.id()).unwrap();
     for _ in 0..2 {
@@ -359,7 +355,7 @@ fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
         assert_eq!(said, None);
     }
     for error in [
-        check_calls(&host, &devices).unwrap_err(),
+        check_calls(&host, devices).unwrap_err(),
         unbind(&host, &back(&[DISK])).unwrap_err(),
         bind(&host, &request(&[DISK])).unwrap_err(),
     ] {
@@ -374,7 +370,7 @@ fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
     assert_eq!(fake.snapshot(), bound);
     caller.kill().unwrap();
     caller.wait().unwrap();
-    check_calls(&host, &devices).unwrap();
+    check_calls(&host, devices).unwrap();
     fake.kernel.log();
     bind(&host, &BindRequest::default()).unwrap();
     assert_eq!(fake.kernel.log(), [""; 0]);
