@@ -10,22 +10,21 @@ use vfio_ioctls::VfioIommufd;
 use crate::config::Iommu;
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::nodes;
+use crate::vfio::opener::Opener;
 use crate::vfio::uapi;
 
 /// Opens /dev/iommu, or takes the file that another process has opened, and makes an address space.
 ///
 /// # Errors
 /// The node cannot be opened, or IOMMU_IOAS_ALLOC fails.
-pub(super) fn open(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
-    let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
-    let iommufd = match choice {
-        Iommu::Given(given) => IommuFd::new_from_fd(given.take().map_err(node)?),
-        _ => IommuFd::new().map_err(|e| match e {
-            IommufdError::OpenIommufd(source) => node(source),
-            other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-        })?,
+pub(super) fn open(choice: Iommu, opener: &Opener) -> Result<Arc<VfioIommufd>, VfioError> {
+    let node = nodes::IOMMUFD;
+    let file = match choice {
+        Iommu::Given(given) => given.take(),
+        _ => nodes::open(opener, node, node),
     };
-    VfioIommufd::new(Arc::new(iommufd), None, None)
+    let file = file.map_err(|source| VfioError::node(node, None, source, None))?;
+    VfioIommufd::new(Arc::new(IommuFd::new_from_fd(file)), None, None)
         .map(Arc::new)
         .map_err(|e| {
             let source = match e {

@@ -1,7 +1,5 @@
 //! Which of the kernel's two interfaces to the IOMMU opens the devices.
 
-use std::fs::{File, OpenOptions};
-use std::io;
 use std::path::Path;
 
 use tracing::info;
@@ -40,7 +38,7 @@ pub(super) fn choose(candidates: &[Candidate], iommu: Iommu, opener: &Opener) ->
 
 /// The reason why these devices cannot be opened by iommufd, if there is one.
 fn why_no_iommufd(candidates: &[Candidate], opener: &Opener) -> Option<String> {
-    if let Err(e) = open(nodes::IOMMUFD) {
+    if let Err(e) = nodes::open(opener, nodes::IOMMUFD, nodes::IOMMUFD) {
         return Some(format!("{}: {e}", nodes::IOMMUFD));
     }
     candidates
@@ -55,10 +53,6 @@ fn why_no_iommufd(candidates: &[Candidate], opener: &Opener) -> Option<String> {
                     .then(|| format!("iommufd does not take the VF token of {name}"))
             }
         })
-}
-
-fn open(node: &str) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(node)
 }
 
 /// Whether a device takes a VF token by its own node. If it cannot be asked, opening it will tell

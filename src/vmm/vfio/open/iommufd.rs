@@ -22,7 +22,7 @@
 //! Closing goes the other way. The device is detached. KVM drops the file, because KVM's reference
 //! keeps the file open. The file closes, which unbinds the device. The iommufd closes last. A
 //! failed step is logged, and closing goes on. vfio-ioctls' own device type panics if a step fails,
-//! so it is not used: vfio-ioctls only opens the iommufd and the node, and maps memory.
+//! so it is not used: vfio-ioctls only makes the address space and maps memory.
 
 use std::any::Any;
 use std::fs::File;
@@ -30,20 +30,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{info, warn};
 use uuid::Uuid;
-use vfio_ioctls::{VfioDevice, VfioIommufd};
+use vfio_ioctls::VfioIommufd;
 
 use crate::config::Iommu;
 use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::error::VfioError;
 use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
-use crate::vfio::opener::{DeviceFile, Opener};
+use crate::vfio::opener::{DeviceFile, Opener, Waiting};
 use crate::vfio::uapi;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
@@ -80,7 +80,7 @@ pub(super) fn open_nodes(
     let iommufd = match known.iommufd() {
         Some(iommufd) => iommufd,
         None => {
-            let iommufd = address_space::open(choice)?;
+            let iommufd = address_space::open(choice, opener)?;
             info!("by iommufd");
             known.keep(&iommufd, choice);
             iommufd
@@ -195,7 +195,7 @@ impl CdevDevice {
     ) -> Result<Self, VfioError> {
         let name = candidate.name.to_string();
         let mut device = Self {
-            file: DeviceFile::new(name.clone(), open_node(candidate)?, opener),
+            file: DeviceFile::new(name.clone(), open_node(candidate, opener)?, opener),
             name,
             stage: Stage::Open,
             kvm: Arc::clone(kvm),
@@ -237,25 +237,20 @@ impl CdevDevice {
 }
 
 /// Step 2, which another process may have done.
-fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
+fn open_node(candidate: &Candidate, opener: &Opener) -> Result<File, VfioError> {
     let name = candidate.name;
     if let Some(given) = candidate.given {
         return given
             .take()
             .map_err(|source| VfioError::Given { name, source });
     }
-    VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
-        vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
-            let node = candidate.cdev().unwrap_or_default();
-            VfioError::node(
-                node,
-                Some(name),
-                source,
-                Some(nodes::group(candidate.group)),
-            )
+    let node = candidate.cdev().ok_or(VfioError::NoCdev(name))?;
+    nodes::open(opener, &name.to_string(), &node).map_err(|e| match Waiting::behind(&e) {
+        Some(waiting) => VfioError::Waits(waiting.clone()),
+        None => {
+            let group = nodes::group(candidate.group);
+            VfioError::node(node, Some(name), e, Some(group))
         }
-        vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(name),
-        other => candidate.failed(StepError::Library(other)),
     })
 }
 

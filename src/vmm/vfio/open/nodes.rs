@@ -1,9 +1,23 @@
 //! The device nodes of VFIO and iommufd.
 
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use crate::vfio::opener::Opener;
+
 /// The node that opens a container.
 pub(super) const CONTAINER: &str = "/dev/vfio/vfio";
 /// The node that opens an iommufd.
 pub(super) const IOMMUFD: &str = "/dev/iommu";
+
+/// Opens a node for a device. A confined thread of root's has lost CAP_DAC_OVERRIDE, which a node
+/// that was given to a user takes; the opener's process has that capability.
+pub(super) fn open(opener: &Opener, device: &str, node: &str) -> io::Result<File> {
+    match OpenOptions::new().read(true).write(true).open(node) {
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => opener.open(device, node),
+        opened => opened,
+    }
+}
 
 /// The directory in /sys/class that has the numbers of a node.
 pub(super) fn class(path: &str) -> String {
