@@ -34,7 +34,7 @@ use vmm::log::error_chain::with_causes;
 use vmm::log::phases;
 use vmm::log::phases::{Clock, Phases};
 use vmm::log::stderr::{Stderr, say};
-use vmm::sandbox::{self, Mode};
+use vmm::sandbox;
 use vmm::sys;
 
 fn main() -> ExitCode {
@@ -223,7 +223,7 @@ fn print(text: &[u8]) -> ExitCode {
 }
 
 fn explain_run(args: ExplainArgs) -> ExitCode {
-    let (json, confined) = (args.json, args.sandbox());
+    let (json, choice) = (args.json, args.sandbox());
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
@@ -233,8 +233,8 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
     }
     // The report shows the losses.
     degraded::only_list();
-    if confined == Mode::On {
-        sandbox::tell_missing();
+    if let Err(e) = sandbox::explain(choice) {
+        return fail(&e, Some(e.hint()));
     }
     let explanation = match explain(&Sysfs::default(), &config) {
         Ok(explanation) => explanation,
@@ -255,7 +255,7 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
 }
 
 fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
-    let (host_limit, confined) = (args.host_limit(), args.sandbox());
+    let (host_limit, sandbox) = (args.host_limit(), args.sandbox());
     let api_socket = args.api_socket();
     let config = match args.into_config() {
         Ok(config) => config,
@@ -266,7 +266,7 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
         Ok(api_socket) => api_socket,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, (host_limit, confined), api_socket, phases) {
+    match run::run(config, (host_limit, sandbox), api_socket, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

@@ -17,7 +17,7 @@ use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
-use vmm::sandbox::{self, Confinement, Kind, Mode, SandboxError};
+use vmm::sandbox::{self, Choice, Confinement, Kind, Mode, SandboxError};
 use vmm::vfio::kernel_calls;
 use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
@@ -62,7 +62,7 @@ impl RunError {
 }
 
 /// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
-/// how long a call of the host's kernel may take for a device with `managed=on`. `confined`: what
+/// how long a call of the host's kernel may take for a device with `managed=on`. `sandbox`: what
 /// the threads may do. `api_socket`: the socket that takes requests.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ impl RunError {
 /// state.
 pub fn run(
     config: VmConfig,
-    (host_limit, confined): (Duration, Mode),
+    (host_limit, sandbox): (Duration, Choice),
     api_socket: ApiSocket,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
@@ -89,7 +89,7 @@ pub fn run(
     api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
-    sandbox::begin(confined, console::restore)?;
+    let confined = sandbox::begin(sandbox, console::restore)?;
     // Taking devices forks, so the process must still have a single thread. A device for which a
     // call of an earlier run sleeps is refused. `managed` is dropped after the machine: the host
     // gets its devices back when the VM no longer uses them.

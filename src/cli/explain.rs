@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use vmm::config::{ConfigError, VmConfig};
-use vmm::sandbox::Mode;
+use vmm::sandbox::Choice;
 
 use crate::cli::run::GuestArgs;
 
@@ -25,7 +25,7 @@ pub struct ExplainArgs {
 
 impl ExplainArgs {
     /// What confines the threads of the run.
-    pub fn sandbox(&self) -> Mode {
+    pub fn sandbox(&self) -> Choice {
         self.guest.sandbox()
     }
 

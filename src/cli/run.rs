@@ -13,7 +13,7 @@ use vmm::given;
 use vmm::given::GivenError;
 use vmm::hostinfo::device_names;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::sandbox::Mode;
+use vmm::sandbox::{Choice, Mode};
 use vmm::sys::descriptor::Descriptor;
 
 /// What to boot and with what.
@@ -121,11 +121,11 @@ pub struct GuestArgs {
 
     /// Confine the VMM's threads: each may make the system calls of its list and no other, has no
     /// capabilities, and opens no file but those that the flags name. on: another call ends the
-    /// run; log: it is said, made, and nothing else is confined; off: nothing is confined. The
-    /// processes that open and bind devices are not confined yet, and the thread that adds devices
-    /// opens files itself. See docs/security.md
-    #[arg(long, value_name = "MODE", default_value = "off", value_parser = sandbox_modes())]
-    sandbox: Mode,
+    /// run; log: it is said, made, and nothing else is confined; off, the default: nothing is
+    /// confined. The processes that open and bind devices have a list of what they may not do, and
+    /// the thread that adds devices opens files itself. See docs/security.md
+    #[arg(long, value_name = "MODE", value_parser = sandbox_modes())]
+    sandbox: Option<Mode>,
 
     /// At the end and on SIGUSR1, report the time of each start phase, exits by reason and
     /// register, KVM's own counters, interrupts and memory: as a table, or in FILE as JSON
@@ -200,8 +200,8 @@ impl RunArgs {
     }
 
     /// What confines the threads.
-    pub fn sandbox(&self) -> Mode {
-        self.guest.sandbox
+    pub fn sandbox(&self) -> Choice {
+        self.guest.sandbox()
     }
 
     /// Makes the configuration of the VM that the flags describe.
@@ -215,8 +215,8 @@ impl RunArgs {
 
 impl GuestArgs {
     /// What confines the threads of a run.
-    pub fn sandbox(&self) -> Mode {
-        self.sandbox
+    pub fn sandbox(&self) -> Choice {
+        self.sandbox.map_or(Choice::Default, Choice::Given)
     }
 
     /// Whether `--stats` is given.

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 
-use vmm::sandbox::LIMITS;
 use vmm::sandbox::helper::KEPT;
 use vmm::sandbox::ioctls::IOCTLS;
 use vmm_sys_util::tempdir::TempDir;
@@ -137,11 +136,6 @@ fn lives(mode: &str) {
     guest.run.signal(libc::SIGTERM);
     assert_eq!(guest.run.status(), Some(0), "{}", guest.run.stderr.text());
     let said = guest.run.stderr.text();
-    assert_eq!(
-        said.matches(LIMITS).count(),
-        usize::from(mode == "on"),
-        "{said}"
-    );
     // Neither a refusal, nor a call that `log` names.
     assert!(
         !said.contains("the sandbox refuses") && !said.contains("sandbox: "),
@@ -178,9 +172,7 @@ fn a_confined_guest_resets_itself() {
     let mut run = Running::start(guest, &["--sandbox", "on", "--cpus", "2"]);
     run.stdout.wait_for(&"boot\n".repeat(20));
     run.signal(libc::SIGTERM);
-    let (status, said) = (run.status(), run.stderr.text());
-    assert_eq!((status, said.lines().count()), (Some(0), 1), "{said}");
-    assert!(said.contains(LIMITS), "{said}");
+    run.ends_well();
 }
 
 #[test]

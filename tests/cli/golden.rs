@@ -100,7 +100,9 @@ fn exit_statuses_are_kept() {
 fn wrote(outcome: &Outcome) -> String {
     let error = &outcome.stderr;
     let warns = |line: &&str| line.starts_with(" WARN ");
-    let lines: Vec<_> = error.lines().filter(|line| !warns(line)).collect();
+    let levels = [" WARN ", " INFO ", "DEBUG ", "TRACE "];
+    let is_log = |line: &str| levels.iter().any(|level| line.starts_with(level));
+    let lines: Vec<_> = error.lines().filter(|line| !is_log(line)).collect();
     let warning = if error.lines().any(|line| warns(&line)) {
         "warning"
     } else {

@@ -42,6 +42,9 @@ const ENDS: [u64; 5] = [131, 11, 28, SIGPROCMASK, 60];
 /// without access, and opened by mprotect(2).
 const MMAP: u64 = 9;
 const MPROTECT: u64 = 10;
+/// prctl(2). A run that is traced stays dumpable (docs/security.md).
+const PRCTL: u64 = 157;
+const SET_DUMPABLE: &str = "4";
 const EPOLL: [u64; 3] = [232, 281, 441];
 const KVM_RUN: &str = "ae80";
 
@@ -67,7 +70,8 @@ fn made(line: &str) -> Option<Made<'_>> {
 
 /// Calls of the program itself by number, and by the request of an ioctl. Apart are those whose
 /// number time or addresses decide: KVM_RUN, futex, epoll, the console's, sleeping between two
-/// looks, kicks of a vCPU, the ends of threads, and the C library's memory for threads.
+/// looks, kicks of a vCPU, the ends of threads, the C library's memory for threads, and what hides
+/// the memory of a run that is not traced.
 /// `tracer` is the number of a process that is left out.
 pub fn counts(text: &str, tracer: Option<&str>) -> BTreeMap<String, u64> {
     let tracer = tracer.map(|number| format!("-{number}"));
@@ -94,6 +98,7 @@ pub fn counts(text: &str, tracer: Option<&str>) -> BTreeMap<String, u64> {
                 (FUTEX | NANOSLEEP | SIGRETURN | MPROTECT, _)
                 | (MMAP, [_, _, "0"])
                 | (IOCTL, [_, KVM_RUN, _])
+                | (PRCTL, [SET_DUMPABLE, ..])
                 | (WRITE, ["1" | "3", ..]) => {
                     // 3 is the console's copy of standard output.
                     continue;

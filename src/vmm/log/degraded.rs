@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, Serializer};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Declares the codes: each has a comment, a variant and a name.
 macro_rules! codes {
@@ -75,6 +75,8 @@ codes! {
     NoPort = "no-port",
     /// The host cannot ask for the device while the guest runs.
     NoRequestEvent = "no-request-event",
+    /// The kernel cannot filter system calls, so that nothing is confined.
+    NoSandbox = "no-sandbox",
     /// The device is not reset, neither before the first boot nor at a reboot.
     NoReset = "no-reset",
     /// The kernel does not report one of the device's regions.
@@ -178,21 +180,35 @@ pub fn only_list() {
 /// Tells the user of a loss. The loss is told once for each code, device and `what`, however often
 /// a guest makes it occur again. So `what` names no value that a guest chooses.
 pub fn tell(loss: Degraded) {
+    let warns = !ONLY_LISTED.load(Ordering::Relaxed);
+    if list_once(&loss) && warns {
+        warn!("{loss} [{}]; hint: {}", loss.code, loss.hint);
+    }
+}
+
+/// As [`tell`], for a loss that is no reason to disturb the user: the message is one of `-v`.
+pub fn note(loss: Degraded) {
+    let says = !ONLY_LISTED.load(Ordering::Relaxed);
+    if list_once(&loss) && says {
+        info!("{loss} [{}]; hint: {}", loss.code, loss.hint);
+    }
+}
+
+/// Adds a loss to the list, and returns whether it was not there.
+fn list_once(loss: &Degraded) -> bool {
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     let known = |old: &Degraded| {
         (old.code, &old.device, &old.what) == (loss.code, &loss.device, &loss.what)
     };
     if told.len() >= MOST || told.iter().any(known) {
-        return;
+        return false;
     }
     told.push(loss.clone());
     drop(told);
     if let Some(observer) = &*OBSERVER.lock().unwrap_or_else(PoisonError::into_inner) {
-        observer(&loss);
+        observer(loss);
     }
-    if !ONLY_LISTED.load(Ordering::Relaxed) {
-        warn!("{loss} [{}]; hint: {}", loss.code, loss.hint);
-    }
+    true
 }
 
 /// A device has left the guest: the list has the losses of those that are there. If the device

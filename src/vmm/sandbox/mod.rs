@@ -34,8 +34,8 @@ mod thread;
 
 pub use helper::enter_helper;
 pub use kind::Kind;
-pub use mode::Mode;
-pub use process::{Confinement, LIMITS, SandboxError, begin, prepare, tell_missing};
+pub use mode::{Choice, Mode};
+pub use process::{Confinement, LIMITS, SandboxError, begin, explain, prepare};
 pub use thread::{Confined, enter, may_read_files};
 
 #[cfg(test)]

@@ -14,6 +14,29 @@ pub enum Mode {
     Log,
 }
 
+/// What the user has chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Nothing: the sandbox is on as far as the kernel can.
+    #[default]
+    Default,
+    /// A mode, which the kernel must have.
+    Given(Mode),
+}
+
+impl Choice {
+    /// The mode that is wanted.
+    pub fn wanted(self) -> Mode {
+        match self {
+            Self::Default => DEFAULT,
+            Self::Given(mode) => mode,
+        }
+    }
+}
+
+/// The mode of a run whose user has chosen none.
+const DEFAULT: Mode = Mode::Off;
+
 /// The mode of this process, once [`super::begin`] was called.
 static MODE: OnceLock<Mode> = OnceLock::new();
 

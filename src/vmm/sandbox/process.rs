@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::landlock::{self, Use};
-use super::mode::Mode;
+use super::mode::{Choice, Mode};
 use super::{refusal, thread};
 use crate::log::degraded::{self, Code};
 use crate::sys;
@@ -26,7 +26,7 @@ pub struct Confinement {
     pub shared: bool,
 }
 
-/// What the sandbox does not do yet, which is said at the start.
+/// What the sandbox does not do yet, which is said at the start with `-v`.
 pub const LIMITS: &str = "--sandbox on only forbids some calls to vmm-guardian and vmm-binder, \
                           which open and bind devices, and the thread that adds devices opens \
                           files itself: see SECURITY.md";
@@ -59,20 +59,46 @@ impl SandboxError {
     }
 }
 
-/// Sets the mode of this process, of those that it forks ([`super::enter_helper`]) and of its
-/// threads. `before_end` restores what a sudden end of the process does not; it must be
-/// async-signal-safe.
+/// Whether this kernel can filter system calls. Without filters, a run whose user has chosen no
+/// mode goes on without the sandbox, and tells that.
 ///
 /// # Errors
-/// The kernel lacks what the mode needs.
-pub fn begin(mode: Mode, before_end: fn()) -> Result<(), SandboxError> {
+/// The kernel cannot, and the user has chosen a mode that takes filters.
+fn possible(choice: Choice) -> Result<Mode, SandboxError> {
+    let mode = choice.wanted();
+    if mode == Mode::Off {
+        return Ok(mode);
+    }
+    match (has_filters(), choice) {
+        (Ok(()), _) => Ok(mode),
+        (Err(e), Choice::Given(_)) => Err(SandboxError::NoFilters(e)),
+        (Err(e), Choice::Default) => {
+            let what = "the sandbox is off";
+            let why = format!("this kernel cannot filter system calls ({e})");
+            degraded::tell(
+                Code::NoSandbox.loss(what, why).hint(
+                    "a kernel with CONFIG_SECCOMP_FILTER; with --sandbox off, this is not told",
+                ),
+            );
+            Ok(Mode::Off)
+        }
+    }
+}
+
+/// Sets the mode of this process, of those that it forks ([`super::enter_helper`]) and of its
+/// threads. `before_end` restores what a sudden end of the process does not; it must be
+/// async-signal-safe. Returns the mode.
+///
+/// # Errors
+/// The kernel lacks what the chosen mode needs.
+pub fn begin(choice: Choice, before_end: fn()) -> Result<Mode, SandboxError> {
+    let mode = possible(choice)?;
     if mode != Mode::Off {
-        has_filters().map_err(SandboxError::NoFilters)?;
         let call = "sigaction";
         refusal::catch(before_end).map_err(|source| SandboxError::Call { call, source })?;
         mode.set();
     }
-    Ok(())
+    Ok(mode)
 }
 
 /// Confines the process, if [`begin`] was called with [`Mode::On`]. To be called while the process
@@ -86,7 +112,7 @@ pub fn prepare(run: &Confinement) -> Result<(), SandboxError> {
         raise_memory_limit(run.locks);
         hide_memory(run.shared).map_err(call("prctl"))?;
         confine_files(run).map_err(call("landlock"))?;
-        warn!("{LIMITS}");
+        info!("{LIMITS}");
     }
     Ok(())
 }
@@ -158,8 +184,24 @@ fn is_traced() -> bool {
     tracer.is_some_and(|tracer| tracer.trim() != "0")
 }
 
+/// Tells what of the sandbox this kernel lacks, before a run.
+///
+/// # Errors
+/// The kernel lacks what the chosen mode needs.
+pub fn explain(choice: Choice) -> Result<(), SandboxError> {
+    if possible(choice)? == Mode::On {
+        tell_missing();
+    }
+    Ok(())
+}
+
 /// Tells what this kernel's Landlock does not confine.
-pub fn tell_missing() {
+///
+/// Without Landlock, the threads that may open files may open all of the user's. Each start says
+/// that. What an older Landlock lacks (ioctls of nodes, moving and emptying files) the filters
+/// refuse too. It is in `--stats` and in `explain`, and a start says it with `-v` alone: nobody
+/// reads a warning that comes at each start on each host with Debian 12, whose kernel is 6.1.
+fn tell_missing() {
     let abi = landlock::abi();
     let missing = landlock::missing(abi);
     if !missing.is_empty() {
@@ -168,10 +210,14 @@ pub fn tell_missing() {
             None => "the kernel has no Landlock, or it is off".into(),
             Some(abi) => format!("the kernel's Landlock has ABI {abi}"),
         };
-        degraded::tell(Code::NoLandlock.loss(what, why).hint(
+        let loss = Code::NoLandlock.loss(what, why).hint(
             "Linux 6.10 or newer with CONFIG_SECURITY_LANDLOCK, and landlock in the kernel's lsm= \
              parameter",
-        ));
+        );
+        match abi {
+            None => degraded::tell(loss),
+            Some(_) => degraded::note(loss),
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
 use super::process::{Confinement, begin, prepare};
-use super::{Kind, Mode, enter, enter_helper};
+use super::{Choice, Kind, Mode, enter, enter_helper};
+
+use crate::log::degraded::{self, Code};
 
 mod lists;
 
@@ -51,9 +53,46 @@ fn child(work: impl FnOnce()) -> (Option<i32>, String) {
 
 /// Confines this process by `mode`, its only thread as `kind`.
 fn confine(mode: Mode, kind: Kind) {
-    begin(mode, || {}).unwrap();
+    begin(Choice::Given(mode), || {}).unwrap();
     prepare(&Confinement::default()).unwrap();
     enter(kind);
+}
+
+/// A filter that refuses seccomp(2), as a kernel without filters does.
+fn without_filters() {
+    use super::filter::{END, IF_EQUAL, LOAD, NUMBER, step};
+    let no = libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32;
+    let program = [
+        step(LOAD, 0, 0, NUMBER),
+        step(IF_EQUAL, 0, 1, libc::SYS_seccomp as u32),
+        step(END, 0, 0, no),
+        step(END, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    super::thread::install(&program).unwrap();
+}
+
+/// Without a choice of the user's, the run goes on, and says what it lacks.
+#[test]
+fn a_kernel_without_filters_ends_only_a_run_that_wants_them() {
+    let (status, said) = child(|| {
+        without_filters();
+        for mode in [Mode::On, Mode::Log] {
+            let e = begin(Choice::Given(mode), || {}).unwrap_err();
+            assert!(e.to_string().contains("cannot filter system calls"), "{e}");
+            assert!(e.hint().contains("--sandbox off"), "{}", e.hint());
+        }
+        assert_eq!(begin(Choice::Given(Mode::Off), || {}).unwrap(), Mode::Off);
+        let told = || {
+            let list = degraded::list();
+            list.iter().any(|loss| loss.code == Code::NoSandbox)
+        };
+        assert!(!told());
+        assert_eq!(begin(Choice::Default, || {}).unwrap(), Mode::Off);
+        assert_eq!(told(), Choice::Default.wanted() != Mode::Off);
+        prepare(&Confinement::default()).unwrap();
+        enter(Kind::Vcpu);
+    });
+    assert_eq!(status, Some(0), "{said}");
 }
 
 /// A forbidden call: its name in the message, and the call.
@@ -325,7 +364,7 @@ fn helpers_are_refused_what_they_do_not_need() {
     for (index, make) in calls.into_iter().enumerate() {
         for mode in [Mode::Off, Mode::Log, Mode::On] {
             let (status, said) = child(|| {
-                begin(mode, || {}).unwrap();
+                begin(Choice::Given(mode), || {}).unwrap();
                 enter_helper().unwrap();
                 let outcome = make();
                 let errno = std::io::Error::last_os_error().raw_os_error();
@@ -337,7 +376,7 @@ fn helpers_are_refused_what_they_do_not_need() {
     }
     let (status, said) = child(|| {
         let before = field("CapEff:");
-        begin(Mode::On, || {}).unwrap();
+        begin(Choice::Given(Mode::On), || {}).unwrap();
         enter_helper().unwrap();
         assert_eq!([field("Seccomp:"), field("NoNewPrivs:")], ["2", "1"]);
         let kept = super::helper::KEPT.iter();
@@ -419,7 +458,7 @@ fn files_that_were_not_named_cannot_be_opened() {
             read: vec![named.as_path().into(), nowhere.clone()],
             ..Confinement::default()
         };
-        begin(Mode::On, || {}).unwrap();
+        begin(Choice::Given(Mode::On), || {}).unwrap();
         prepare(&run).unwrap();
         let open = |path| File::open(path).map_err(|e| e.raw_os_error()).map(drop);
         assert_eq!(open(named.as_path()), Ok(()));
@@ -449,7 +488,7 @@ fn memory_is_hidden_unless_another_process_needs_it() {
                 shared,
                 ..Confinement::default()
             };
-            begin(Mode::On, || {}).unwrap();
+            begin(Choice::Given(Mode::On), || {}).unwrap();
             prepare(&run).unwrap();
             assert_eq!(dumpable(), wanted);
             let core = rustix::process::getrlimit(rustix::process::Resource::Core);
@@ -478,7 +517,7 @@ fn memory_can_be_locked_as_before() {
             locks: true,
             ..Confinement::default()
         };
-        begin(Mode::On, || {}).unwrap();
+        begin(Choice::Given(Mode::On), || {}).unwrap();
         prepare(&run).unwrap();
         enter(Kind::Main);
         let now = crate::sys::memlock_limit() == u64::MAX;

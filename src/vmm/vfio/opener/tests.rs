@@ -17,7 +17,7 @@ use super::*;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::locked::LockedByOthers;
 use crate::hostinfo::looker::{self, Look, Looker};
-use crate::sandbox::{self, Confinement, Mode, landlock};
+use crate::sandbox::{self, Choice, Confinement, Mode, landlock};
 use crate::sys::process::in_one_thread;
 use crate::sys::ready;
 
@@ -112,7 +112,7 @@ fn a_confined_process_lets_another_one_look() {
         while !Holders::of(&[node]).processes.contains(&holder) {
             thread::sleep(Duration::from_millis(1));
         }
-        sandbox::begin(Mode::On, || {}).unwrap();
+        sandbox::begin(Choice::Given(Mode::On), || {}).unwrap();
         sandbox::prepare(&Confinement::default()).unwrap();
         let found = Holders::of(&[node]);
         assert!(
