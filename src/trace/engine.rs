@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 
+use crate::kernel::returns::Tracepoint;
 use crate::sys::clock;
 use crate::sys::ptrace::{self, CallStop, Until};
 use crate::sys::seccomp::Filter;
@@ -21,6 +22,7 @@ use crate::sys::tick;
 use crate::sys::wait::{Change, wait};
 use crate::watch::calls;
 use crate::watch::descriptors::CLONE_UNTRACED;
+use crate::watch::run;
 use crate::watch::thread::{Thread, What};
 use crate::watch::world::World;
 
@@ -192,6 +194,13 @@ impl Engine<'_> {
     }
 
     fn change(&mut self, tid: i32, change: Change) {
+        let is_end = matches!(
+            change,
+            Change::Exited(_) | Change::Killed(_) | Change::Event(libc::PTRACE_EVENT_EXEC)
+        );
+        if let (false, Some(thread)) = (is_end, self.threads.get_mut(&tid)) {
+            run::stopped(self.world, thread, clock::now());
+        }
         match change {
             Change::Exited(status) => self.gone(tid, End::Status(status)),
             Change::Killed(signal) => self.gone(tid, End::Signal(signal)),
@@ -225,10 +234,14 @@ impl Engine<'_> {
     }
 
     fn call(&mut self, tid: i32) {
+        let stop = ptrace::call(tid);
+        if matches!(stop, CallStop::Entry(number, _) if number == libc::SYS_exit_group as u64) {
+            self.ending(tid);
+        }
         let Some(thread) = self.threads.get_mut(&tid) else {
             return;
         };
-        match ptrace::call(tid) {
+        match stop {
             CallStop::Entry(number, args) => {
                 let is_waited_for = calls::enter(self.world, thread, number, args, clock::now());
                 if self.until == Until::Filter {
@@ -242,6 +255,15 @@ impl Engine<'_> {
             // As without a tracer.
             CallStop::Foreign => ptrace::skip(tid),
             CallStop::Other => thread.call = None,
+        }
+    }
+
+    /// A process ends itself. Its threads do not stop again.
+    fn ending(&mut self, tid: i32) {
+        let pid = self.threads.get(&tid).map(|thread| thread.pid);
+        let threads = self.threads.values_mut();
+        for thread in threads.filter(|thread| Some(thread.pid) == pid) {
+            run::returned(self.world, thread);
         }
     }
 
@@ -259,8 +281,8 @@ impl Engine<'_> {
     }
 
     fn child(&mut self, parent: i32, tid: i32) {
-        if let Some(old) = self.threads.remove(&tid) {
-            self.world.gone(&old, None);
+        if let Some(mut old) = self.threads.remove(&tid) {
+            self.world.gone(&mut old, None);
         }
         let Some(parent) = self.threads.get_mut(&parent) else {
             return;
@@ -283,6 +305,10 @@ impl Engine<'_> {
     fn exec(&mut self, pid: i32) {
         if pid == self.command && self.started.has_filter() {
             self.until = Until::Filter;
+            // The kernel's own times and order need both stops.
+            if !self.world.out.has_kernel() {
+                self.world.returns = Tracepoint::Wanted;
+            }
         }
         let former = ptrace::message(pid).unwrap_or(pid);
         if former != pid
@@ -290,16 +316,16 @@ impl Engine<'_> {
         {
             self.world.out.gone(former);
             thread.tid = pid;
-            if let Some(leader) = self.threads.insert(pid, thread) {
-                self.world.gone(&leader, None);
+            if let Some(mut leader) = self.threads.insert(pid, thread) {
+                self.world.gone(&mut leader, None);
             }
         }
         let others = self
             .threads
             .extract_if(|tid, thread| thread.pid == pid && *tid != pid);
         let others: Vec<_> = others.map(|(_, thread)| thread).collect();
-        for thread in others {
-            self.world.gone(&thread, None);
+        for mut thread in others {
+            self.world.gone(&mut thread, None);
         }
         if let Some(thread) = self.threads.get_mut(&pid) {
             self.world.exec(thread);
@@ -338,8 +364,8 @@ impl Engine<'_> {
             End::Status(status) => format!("ends with status {status}"),
             End::Signal(signal) => format!("ends by signal {signal}"),
         };
-        if let Some(thread) = self.threads.remove(&tid) {
-            self.world.gone(&thread, Some(how));
+        if let Some(mut thread) = self.threads.remove(&tid) {
+            self.world.gone(&mut thread, Some(how));
         }
     }
 }

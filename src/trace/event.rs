@@ -93,8 +93,8 @@ pub struct Names {
 /// A return of KVM_RUN.
 #[derive(Clone, Debug)]
 pub struct Left {
-    /// The value of the call, or a negated errno.
-    pub result: i64,
+    /// The value of the call, or a negated errno. `None` if the kernel has not recorded the return.
+    pub result: Option<i64>,
     /// Whether the call was made with `immediate_exit`, so that the guest did not run.
     pub immediate: bool,
     /// The exit, unless the call has failed or the page could not be read.
@@ -106,11 +106,11 @@ pub struct Left {
 impl Left {
     /// The word for the reason, as `exits.by_reason` of `--stats` has it.
     pub fn word(&self) -> &'static str {
-        match (&self.exit, -self.result) {
+        let errno = self.result.and_then(|result| i32::try_from(-result).ok());
+        match (&self.exit, errno) {
             (Some(exit), _) => exit.word(),
-            (None, errno) if errno == i64::from(libc::EINTR) => "interrupted",
-            (None, errno) if errno == i64::from(libc::EAGAIN) => "interrupted",
-            (None, errno) if errno == i64::from(libc::EFAULT) => "memory_fault",
+            (None, Some(libc::EINTR | libc::EAGAIN)) => "interrupted",
+            (None, Some(libc::EFAULT)) => "memory_fault",
             (None, _) => "other",
         }
     }

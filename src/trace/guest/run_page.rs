@@ -99,9 +99,8 @@ impl Exit {
         }
     }
 
-    /// Decodes the head of the page. The data of a port is not in the head.
-    pub fn parse(head: &[u8; HEAD]) -> Self {
-        let reason = u32_at(head, 8);
+    /// Decodes the head of the page, by the reason. The data of a port is not in the head.
+    pub fn parse(reason: u32, head: &[u8; HEAD]) -> Self {
         match reason {
             IO => Self::io(head),
             MMIO => Self::mmio(head),
@@ -143,6 +142,11 @@ impl Exit {
         };
         Self::Access(access, None)
     }
+}
+
+/// `exit_reason`.
+pub fn reason(head: &[u8; HEAD]) -> u32 {
+    u32_at(head, 8)
 }
 
 /// The answer to a read of memory, in the head of the page at the next KVM_RUN.
@@ -229,7 +233,7 @@ mod tests {
             2,
             &[1, 4, 0xf8, 0x0c, 3, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0],
         );
-        let exit = Exit::parse(&page);
+        let exit = Exit::parse(reason(&page), &page);
         assert_eq!(exit.word(), "pio_out");
         let Exit::Access(access, Some(0x1000)) = exit else {
             panic!("{exit:?}");
@@ -246,23 +250,23 @@ mod tests {
         let mut bytes = 0xfee0_0000u64.to_le_bytes().to_vec();
         bytes.extend(0x1234_5678u64.to_le_bytes());
         bytes.extend([2, 0, 0, 0, 1]);
-        let Exit::Access(access, None) = Exit::parse(&head(6, &bytes)) else {
+        let Exit::Access(access, None) = Exit::parse(6, &head(6, &bytes)) else {
             panic!("no access");
         };
         assert_eq!(access.value(), Some(0x5678));
         *bytes.last_mut().unwrap() = 0;
         let page = head(6, &bytes);
-        let exit = Exit::parse(&page);
+        let exit = Exit::parse(reason(&page), &page);
         assert_eq!(exit.word(), "mmio_read");
         assert_eq!(mmio_answer(&page, 2), [0x78, 0x56]);
     }
 
     #[test]
     fn no_bytes_panic() {
-        for reason in 0..64 {
+        for number in 0..64 {
             for byte in [0, 1, 0x7f, 0xff] {
-                let page = head(reason, &[byte; HEAD - 32]);
-                let exit = Exit::parse(&page);
+                let page = head(number, &[byte; HEAD - 32]);
+                let exit = Exit::parse(reason(&page), &page);
                 if let Exit::Access(access, _) = &exit {
                     assert!(kept(access) <= MOST_DATA);
                     let _ = access.value();

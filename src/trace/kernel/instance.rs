@@ -12,7 +12,7 @@ use crate::kernel::owner::Owner;
 use crate::kernel::page::Layout;
 
 /// Where tracefs may be.
-const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+pub const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// The clock of the tracer's own times.
 const CLOCK: &str = "mono";
 /// The buffer of each CPU in KiB, and that of all CPUs. A CPU has at least [`LEAST`].

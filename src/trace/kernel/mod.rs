@@ -11,6 +11,7 @@ pub mod instance;
 pub mod order;
 pub mod owner;
 pub mod page;
+pub mod returns;
 pub mod source;
 #[cfg(test)]
 mod tests;

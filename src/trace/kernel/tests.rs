@@ -395,7 +395,7 @@ fn what_follows_an_exit_waits_for_its_answer() {
     let vectors = shown(&[(3, ACCEPTED), (5, ACCEPTED)]);
     let exit = Event {
         body: Body::Exit(Left {
-            result: 0,
+            result: Some(0),
             immediate: false,
             exit: None,
             meaning: Meaning::default(),

@@ -28,8 +28,9 @@ pub fn exited(left: &Left) -> String {
             }
             text
         }
-        (None, result) if result < 0 => format!("KVM_RUN = {}", errno(result)),
-        (None, result) => format!("KVM_RUN = {result} (the exit cannot be read)"),
+        (None, Some(result)) if result < 0 => format!("KVM_RUN = {}", errno(result)),
+        (None, Some(result)) => format!("KVM_RUN = {result} (the exit cannot be read)"),
+        (None, None) => "KVM_RUN = ? (the kernel has not recorded its return)".into(),
     }
 }
 

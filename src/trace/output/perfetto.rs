@@ -370,7 +370,7 @@ mod tests {
 
     fn exit() -> Body {
         Body::Exit(Left {
-            result: 0,
+            result: Some(0),
             immediate: false,
             exit: None,
             meaning: Meaning::default(),

@@ -6,7 +6,8 @@ use crate::shared::Id;
 use crate::sys::clock;
 use crate::watch::descriptors::CLONE_FILES;
 use crate::watch::maps::Mappings;
-use crate::watch::thread::{Thread, What};
+use crate::watch::run;
+use crate::watch::thread::{Recorded, Thread, What};
 use crate::watch::world::World;
 
 /// CLONE_VM of sched.h.
@@ -36,6 +37,9 @@ impl World {
             table,
             space,
             call: None,
+            unseen: None,
+            returns: Recorded::default(),
+            page: None,
             left: None,
         }
     }
@@ -66,6 +70,7 @@ impl World {
 
     /// A thread has executed a program. Its memory is new, and its table is its own.
     pub fn exec(&mut self, thread: &mut Thread) {
+        run::ended(self, thread);
         self.out.release(thread.tid);
         self.out.born(thread.tid, thread.pid);
         self.spaces.leave(thread.space);
@@ -82,7 +87,8 @@ impl World {
     }
 
     /// A thread has ended.
-    pub fn gone(&mut self, thread: &Thread, how: Option<String>) {
+    pub fn gone(&mut self, thread: &mut Thread, how: Option<String>) {
+        run::ended(self, thread);
         self.out.gone(thread.tid);
         self.tables.shared.leave(thread.table);
         self.spaces.leave(thread.space);

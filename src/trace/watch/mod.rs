@@ -7,6 +7,7 @@ pub mod ioctl;
 pub mod lifecycle;
 pub mod maps;
 pub mod memory;
+pub mod page;
 pub mod passed;
 pub mod run;
 pub mod thread;

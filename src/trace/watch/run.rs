@@ -1,52 +1,46 @@
 //! KVM_RUN: what the guest did, read from the vCPU's mapping in the traced program.
+//!
+//! A thread stops when KVM_RUN returns, or, if the kernel records the returns, not before it enters
+//! KVM_RUN again or stops for another reason. Only KVM_RUN changes what the page says of an exit,
+//! so the page says the same then.
 
 use crate::decode::value::Memory;
 use crate::event::{Body, Left};
 use crate::files::open_file::FileRef;
-use crate::guest::access::{Access, MOST_DATA};
+use crate::guest::access::Access;
 use crate::guest::ring;
-use crate::guest::run_page::{self, Exit, HEAD, IMMEDIATE_EXIT};
+use crate::guest::run_page::{self, Exit, IMMEDIATE_EXIT};
 use crate::guest::vm::Meaning;
+use crate::kernel::returns::Return;
 use crate::sys::memory::{Blocks, Remote};
 use crate::watch::maps;
-use crate::watch::thread::{Leaving, Running, Thread};
+use crate::watch::page::{DATA, Page, RING};
+use crate::watch::thread::{Leaving, Recorded, Running, Thread, Unseen};
 use crate::watch::world::{SlotMemory, World, event};
-
-/// Where in a vCPU's mapping the data of a port is (KVM_PIO_PAGE_OFFSET), and the ring
-/// (KVM_COALESCED_MMIO_PAGE_OFFSET), on x86.
-const DATA: u64 = 4096;
-const RING: u64 = 2 * 4096;
 
 /// A thread enters KVM_RUN of `vcpu`.
 pub fn enter(world: &mut World, thread: &mut Thread, vcpu: FileRef, now: u64) -> Running {
     let mappings = world.spaces.get(thread.space);
     let known = mappings.and_then(|mappings| mappings.of(vcpu.id));
-    let page = known.or_else(|| find(world, thread, &vcpu));
+    let at = known.or_else(|| find(world, thread, &vcpu));
+    let page = at.map(|at| match thread.page.take() {
+        Some(page) if page.at() == at.0 => page,
+        _ => Page::read(thread.tid, at),
+    });
     let left = thread.left.take();
     let read = left.and_then(|left| (left.vcpu == vcpu).then_some(left.read)?);
-    let (mut head, mut data) = ([0; HEAD], [0; MOST_DATA]);
-    if let Some((at, _)) = page {
-        let remote = Remote(thread.tid);
-        match &read {
-            Some((_, Some(offset))) => {
-                let parts = &mut [
-                    (at, &mut head[..]),
-                    (at.wrapping_add(*offset), &mut data[..]),
-                ];
-                remote.read_parts(parts)
-            }
-            _ => remote.read(at, &mut head),
-        };
-    }
-    match read {
-        Some((access, offset)) => answer(world, thread, &vcpu, access, offset, &head, &data),
-        None => world.out.release(thread.tid),
+    match (read, &page) {
+        (Some((access, offset)), Some(page)) => {
+            answer(world, thread, &vcpu, access, offset, page);
+        }
+        _ => world.out.release(thread.tid),
     }
     world.emit(thread, now, 0, Some(vcpu.clone()), Body::Entered);
+    let head = page.as_ref().and_then(Page::head);
     Running {
         vcpu,
-        page,
-        immediate: head[IMMEDIATE_EXIT] != 0,
+        page: at,
+        immediate: head.is_some_and(|head| head[IMMEDIATE_EXIT] != 0),
     }
 }
 
@@ -66,12 +60,12 @@ fn answer(
     vcpu: &FileRef,
     mut access: Access,
     offset: Option<u64>,
-    head: &[u8],
-    data: &[u8],
+    page: &Page,
 ) {
-    access.data = match offset {
-        Some(_) => data[..run_page::kept(&access)].to_vec(),
-        None => run_page::mmio_answer(head, access.width),
+    access.data = match (offset, page.head()) {
+        (_, None) => Vec::new(),
+        (Some(offset), _) => page.answer(offset)[..run_page::kept(&access)].to_vec(),
+        (None, Some(head)) => run_page::mmio_answer(head, access.width),
     };
     let meaning = meaning(world, thread, vcpu, &access);
     world.out.answer(thread.tid, |event| {
@@ -94,7 +88,110 @@ fn meaning(world: &mut World, thread: &Thread, vcpu: &FileRef, access: &Access) 
     vm.guest.meaning(access, &memory)
 }
 
-/// A thread leaves KVM_RUN.
+/// Whether the kernel records the thread's returns of KVM_RUN, so that they need not stop it.
+pub fn is_recorded(world: &mut World, thread: &mut Thread) -> bool {
+    if let Recorded::Unknown = thread.returns {
+        thread.returns = match world.returns.of(thread.tid) {
+            Some(returns) => Recorded::Yes(returns),
+            None => Recorded::No,
+        };
+    }
+    matches!(thread.returns, Recorded::Yes(_))
+}
+
+/// A thread has stopped after KVM_RUN, whose return made no stop.
+pub fn stopped(world: &mut World, thread: &mut Thread, now: u64) {
+    thread.page = None;
+    if thread.unseen.is_none() || returned(world, thread) {
+        return;
+    }
+    // The call has failed before the kernel records anything (virt/kvm/kvm_main.c,
+    // `kvm_vcpu_ioctl`). What follows stops twice, and is known.
+    thread.returns = Recorded::No;
+    if let Some(Unseen { running, began }) = thread.unseen.take() {
+        left(world, thread, running, None, (began, now), None);
+    }
+}
+
+/// Shows the return of the thread's KVM_RUN if the kernel has recorded it. Returns whether it has.
+pub fn returned(world: &mut World, thread: &mut Thread) -> bool {
+    let Some((running, began, recorded)) = take(thread) else {
+        return false;
+    };
+    let page = running.page.map(|at| Page::read(thread.tid, at));
+    let times = (began, recorded.time);
+    left(
+        world,
+        thread,
+        running,
+        Some(End::of(recorded)),
+        times,
+        page.as_ref(),
+    );
+    thread.page = page;
+    true
+}
+
+/// A thread has ended, or its memory is another program's, before a stop after KVM_RUN. The kernel
+/// has recorded the reason; the page is gone.
+pub fn ended(world: &mut World, thread: &mut Thread) {
+    thread.page = None;
+    let Some((running, began, recorded)) = take(thread) else {
+        thread.unseen = None;
+        return;
+    };
+    // By what has ended the thread: the program never saw this return.
+    if recorded.result == -i64::from(libc::EINTR) {
+        return;
+    }
+    let times = (began, recorded.time);
+    left(world, thread, running, Some(End::of(recorded)), times, None);
+}
+
+fn take(thread: &mut Thread) -> Option<(Running, u64, Return)> {
+    let Recorded::Yes(returns) = &mut thread.returns else {
+        return None;
+    };
+    let recorded = returns.take(thread.unseen.as_ref()?.began)?;
+    let Unseen { running, began } = thread.unseen.take()?;
+    Some((running, began, recorded))
+}
+
+/// How KVM_RUN has ended.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// The value, or a negated errno.
+    result: i64,
+    /// The reason, if the kernel has recorded it.
+    reason: Option<u32>,
+}
+
+impl End {
+    fn of(recorded: Return) -> Self {
+        Self {
+            result: recorded.result,
+            reason: Some(recorded.reason),
+        }
+    }
+
+    /// The exit, if there was one. The program may have written to the page since.
+    fn exit(self, page: Option<&Page>) -> Option<Exit> {
+        if self.result != 0 {
+            return None;
+        }
+        let head = page.and_then(|page| Some((page.head()?, page.data())));
+        match (head, self.reason) {
+            (Some((head, data)), reason) => {
+                let reason = reason.unwrap_or_else(|| run_page::reason(head));
+                Some(with_data(Exit::parse(reason, head), data))
+            }
+            (None, Some(reason)) => Some(Exit::Other(reason, Vec::new())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// A thread has stopped when KVM_RUN has returned.
 pub fn leave(
     world: &mut World,
     thread: &mut Thread,
@@ -103,26 +200,37 @@ pub fn leave(
     began: u64,
     now: u64,
 ) {
-    let (mut head, mut data, mut header) = ([0; HEAD], [0; MOST_DATA], [0; ring::HEADER]);
-    let mut read = 0;
-    if let Some((at, len)) = running.page {
-        let parts = &mut [
-            (at, &mut head[..]),
-            (at.wrapping_add(DATA), &mut data[..]),
-            (at.wrapping_add(RING), &mut header[..]),
-        ];
-        let count = if len >= RING + 4096 { 3 } else { 2 };
-        read = Remote(thread.tid).read_parts(&mut parts[..count]);
-    }
-    if read == HEAD + MOST_DATA + ring::HEADER {
+    let page = running.page.map(|at| Page::read(thread.tid, at));
+    let end = End {
+        result,
+        reason: None,
+    };
+    left(
+        world,
+        thread,
+        running,
+        Some(end),
+        (began, now),
+        page.as_ref(),
+    );
+}
+
+/// KVM_RUN has returned. `end` is `None` if the kernel has not recorded how.
+fn left(
+    world: &mut World,
+    thread: &mut Thread,
+    running: Running,
+    end: Option<End>,
+    (began, now): (u64, u64),
+    page: Option<&Page>,
+) {
+    if let Some(header) = page.and_then(Page::ring) {
         coalesced(world, thread, &running, header, now);
     }
-    let exit = (result == 0 && read >= HEAD).then(|| Exit::parse(&head));
-    let exit = exit.map(|exit| with_data(exit, &data));
     let mut left = Left {
-        result,
+        result: end.map(|end| end.result),
         immediate: running.immediate,
-        exit,
+        exit: end.and_then(|end| end.exit(page)),
         meaning: Meaning::default(),
     };
     let mut unanswered = None;

@@ -3,7 +3,9 @@
 use crate::decode::value::Field;
 use crate::files::open_file::FileRef;
 use crate::guest::access::Access;
+use crate::kernel::returns::Returns;
 use crate::shared::Id;
+use crate::watch::page::Page;
 
 /// A traced thread.
 #[derive(Debug)]
@@ -18,8 +20,35 @@ pub struct Thread {
     pub space: Id,
     /// The call that it is in.
     pub call: Option<Started>,
+    /// The KVM_RUN that it is in or has left since its last stop, if the return makes no stop.
+    pub unseen: Option<Unseen>,
+    /// The kernel's records of its returns of KVM_RUN.
+    pub returns: Recorded,
+    /// What was read of a vCPU's mapping at this stop.
+    pub page: Option<Page>,
     /// The vCPU whose KVM_RUN it has left last, until it enters KVM_RUN again.
     pub left: Option<Leaving>,
+}
+
+/// Whether a thread's returns of KVM_RUN are recorded.
+#[derive(Debug, Default)]
+pub enum Recorded {
+    /// It has not entered KVM_RUN.
+    #[default]
+    Unknown,
+    /// They are not: the thread stops at each.
+    No,
+    /// They are.
+    Yes(Returns),
+}
+
+/// A KVM_RUN whose return makes no stop.
+#[derive(Debug)]
+pub struct Unseen {
+    /// What was seen at its start.
+    pub running: Running,
+    /// When it began.
+    pub began: u64,
 }
 
 /// A call that a thread is in.

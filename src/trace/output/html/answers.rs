@@ -219,7 +219,7 @@ mod tests {
 
     fn left(space: Space, address: u64, function: &str) -> Left {
         Left {
-            result: 0,
+            result: Some(0),
             immediate: false,
             exit: Some(Exit::Access(access(space, address), None)),
             meaning: Meaning {

@@ -108,7 +108,7 @@ fn exit(space: Space, address: u64, function: &str) -> Body {
         data: vec![1, 2, 3, 4],
     };
     Body::Exit(Left {
-        result: 0,
+        result: Some(0),
         immediate: false,
         exit: Some(Exit::Access(access, None)),
         meaning: Meaning {
