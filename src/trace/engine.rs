@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 
-use crate::kernel::returns::Tracepoint;
+use crate::kernel::returns::Returns;
 use crate::sys::clock;
 use crate::sys::ptrace::{self, CallStop, Until};
 use crate::sys::seccomp::Filter;
@@ -307,13 +307,14 @@ impl Engine<'_> {
             self.until = Until::Filter;
             // The kernel's own times and order need both stops.
             if !self.world.out.has_kernel() {
-                self.world.returns = Tracepoint::Wanted;
+                self.world.returns = Returns::Wanted;
             }
         }
         let former = ptrace::message(pid).unwrap_or(pid);
         if former != pid
             && let Some(mut thread) = self.threads.remove(&former)
         {
+            run::ended(self.world, &mut thread);
             self.world.out.gone(former);
             thread.tid = pid;
             if let Some(mut leader) = self.threads.insert(pid, thread) {

@@ -7,6 +7,7 @@ mod formats;
 mod guests;
 mod kernel;
 mod page;
+mod returns;
 mod run;
 mod transcripts;
 mod witness;

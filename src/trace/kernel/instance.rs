@@ -102,8 +102,7 @@ impl Instance {
     /// # Errors
     /// There is no tracefs, or the tracer may not use it.
     pub fn new(wanted: &[Wanted]) -> Result<Self, InstanceError> {
-        let namespace = fs::read_link("/proc/self/ns/pid");
-        if namespace.is_ok_and(|namespace| namespace.as_os_str() != HOST) {
+        if !is_on_host() {
             return Err(InstanceError::Container);
         }
         let mut last = InstanceError::None;
@@ -281,6 +280,13 @@ impl Drop for Instance {
             let _ = fs::remove_dir(&self.path);
         }
     }
+}
+
+/// Whether processes have the numbers here that they have in the kernel's events.
+pub fn is_on_host() -> bool {
+    let namespace = fs::read_link("/proc/self/ns/pid");
+    let namespace = namespace.ok();
+    namespace.is_none_or(|namespace| namespace.as_os_str() == HOST)
 }
 
 /// Removes the instances of tracers that live no more. One that another run removes is gone too.

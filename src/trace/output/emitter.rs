@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::event::Event;
+use crate::decode::value::{Field, Value};
+use crate::event::{Body, Event};
 use crate::filter::Filter;
 use crate::kernel::instance::InstanceError;
 use crate::kernel::order::{Held, Order};
@@ -13,6 +14,13 @@ use crate::sys::clock;
 
 /// The most events of a thread that wait for an answer.
 const MOST: usize = 1024;
+/// The most events that are written at a time. While one is, a traced thread waits; and the code
+/// that writes is soon out of the caches if each event is written for itself.
+const BATCH: usize = 1024;
+/// The most bytes of a field of an event that waits.
+const SMALL: usize = 64;
+/// The call after which what it was made on is gone.
+const CLOSE: &str = "close";
 
 /// Something that events are written to. Its errors end it, not the traced program.
 pub trait Output {
@@ -32,6 +40,8 @@ pub struct Emitter {
     summary: Summary,
     held: HashMap<i32, Vec<Event>>,
     order: Option<Order>,
+    /// Events that are not written yet.
+    batch: Vec<Event>,
     dirty: bool,
     looked_at: bool,
 }
@@ -86,7 +96,7 @@ impl Emitter {
     fn show(&mut self, event: Event) {
         match &mut self.order {
             Some(order) => order.push(event),
-            None => self.write(&event),
+            None => self.write(event),
         }
     }
 
@@ -141,16 +151,26 @@ impl Emitter {
             Some(Held { tid: *tid, since })
         });
         let held: Vec<_> = held.collect();
-        order.look(clock::now(), idle, &held, &mut |event| self.write(&event));
+        order.look(clock::now(), idle, &held, &mut |event| self.write(event));
         self.order = Some(order);
     }
 
-    fn write(&mut self, event: &Event) {
-        self.summary.count(event);
-        if self.filter.shows(event) {
-            self.dirty = true;
-            for output in &mut self.outputs {
-                output.event(event);
+    fn write(&mut self, event: Event) {
+        let waits = may_wait(&event);
+        self.batch.push(event);
+        self.dirty = true;
+        if !waits || self.batch.len() == BATCH {
+            self.write_batch();
+        }
+    }
+
+    fn write_batch(&mut self) {
+        for event in self.batch.drain(..) {
+            self.summary.count(&event);
+            if self.filter.shows(&event) {
+                for output in &mut self.outputs {
+                    output.event(&event);
+                }
             }
         }
     }
@@ -174,6 +194,7 @@ impl Emitter {
     /// Writes events out.
     pub fn flush(&mut self) {
         if std::mem::take(&mut self.dirty) {
+            self.write_batch();
             self.outputs.iter_mut().for_each(|output| output.flush());
         }
     }
@@ -189,14 +210,32 @@ impl Emitter {
         }
         let mut removed = Ok(());
         if let Some(order) = self.order.take() {
-            let (losses, end) = order.end(&mut |event| self.write(&event));
+            let (losses, end) = order.end(&mut |event| self.write(event));
             self.summary.losses = Some(losses);
             removed = end;
         }
+        self.write_batch();
         for output in &mut self.outputs {
             output.end(&self.summary);
             output.flush();
         }
         removed
+    }
+}
+
+/// Whether an event is small, and no end of what it is of: an event keeps its file, and the trace
+/// tells files from those that are open.
+fn may_wait(event: &Event) -> bool {
+    match &event.body {
+        Body::Call(call) => {
+            let small = |field: &Field| match &field.value {
+                Value::Record(_) | Value::List(..) => false,
+                Value::Bytes(bytes) => bytes.len() <= SMALL,
+                _ => true,
+            };
+            call.name != CLOSE && call.ins.iter().chain(&call.outs).all(small)
+        }
+        Body::Process(_) => false,
+        Body::Exit(_) | Body::Coalesced(..) | Body::Entered | Body::Kernel(_) => true,
     }
 }

@@ -1,25 +1,32 @@
-//! Records of a tracepoint in one thread (perf_event_open(2)). They go with the descriptor, so a
-//! tracer that is killed leaves nothing behind.
+//! Records of a tracepoint on one CPU (perf_event_open(2)). They go with the descriptor, so a tracer
+//! that is killed leaves nothing behind. An event of a thread would cost time at each change of
+//! threads, more than a stop for the tracer saves.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use libc::{c_int, pid_t};
+use libc::c_int;
 
 /// Of linux/perf_event.h: PERF_TYPE_TRACEPOINT, PERF_SAMPLE_TIME and PERF_SAMPLE_RAW,
-/// PERF_FLAG_FD_CLOEXEC, PERF_RECORD_SAMPLE, and the bit `use_clockid` of `struct perf_event_attr`.
+/// PERF_FLAG_FD_CLOEXEC, PERF_RECORD_SAMPLE, and the bits `watermark` and `use_clockid` of
+/// `struct perf_event_attr`.
 const TRACEPOINT: u32 = 2;
 const TIME_AND_RAW: u64 = 1 << 2 | 1 << 10;
 const CLOEXEC: libc::c_ulong = 1 << 3;
 const SAMPLE: u32 = 9;
+const WATERMARK: u64 = 1 << 14;
 const USE_CLOCKID: u64 = 1 << 25;
 
+/// PERF_EVENT_IOC_SET_FILTER: `_IOW('$', 6, char *)`.
+const SET_FILTER: libc::Ioctl = 0x4008_2406;
+
 const PAGE: usize = 4096;
-/// Bytes of the buffer: the kernel's control page stands before it.
-const BUFFER: usize = PAGE;
+/// Bytes of the buffer, which has room for 200 records: the kernel's control page stands before it.
+const BUFFER: usize = 2 * PAGE;
 /// Offsets of `data_head` and `data_tail` in the control page (`struct perf_event_mmap_page`).
 const HEAD: usize = 1024;
 const TAIL: usize = 1032;
@@ -37,7 +44,7 @@ struct Attributes {
     sample_type: u64,
     read_format: u64,
     flags: u64,
-    wakeup_events: u32,
+    wakeup: u32,
     breakpoint: u32,
     more_config: [u64; 2],
     branches: u64,
@@ -56,29 +63,33 @@ pub struct Records {
 }
 
 impl Records {
-    /// Records the tracepoint of this number in a thread, with times of CLOCK_MONOTONIC.
+    /// Records the tracepoint of this number on a CPU, if the filter lets it, with times of
+    /// CLOCK_MONOTONIC.
     ///
     /// # Errors
-    /// The errno of perf_event_open(2) or mmap(2): EACCES without the capability PERFMON, EMFILE.
-    pub fn of(tid: pid_t, tracepoint: u64) -> io::Result<Self> {
+    /// The errno of perf_event_open(2), ioctl(2) or mmap(2): EACCES without the capability PERFMON,
+    /// EMFILE.
+    pub fn of(cpu: c_int, tracepoint: u64, filter: &CStr) -> io::Result<Self> {
         let attributes = Attributes {
             kind: TRACEPOINT,
             size: size_of::<Attributes>() as u32,
             config: tracepoint,
             sample_period: 1,
             sample_type: TIME_AND_RAW,
-            flags: USE_CLOCKID,
+            flags: WATERMARK | USE_CLOCKID,
+            // Nobody waits for a record, and a wake-up is an interrupt.
+            wakeup: BUFFER as u32,
             clockid: libc::CLOCK_MONOTONIC,
             ..Attributes::default()
         };
-        let (any_cpu, no_group) = (-1, -1);
+        let (any_thread, no_group) = (-1, -1);
         // SAFETY: `attributes` is valid for its size; the other arguments are numbers.
         let fd = unsafe {
             libc::syscall(
                 libc::SYS_perf_event_open,
                 &raw const attributes,
-                tid,
-                any_cpu,
+                any_thread,
+                cpu,
                 no_group,
                 CLOEXEC,
             )
@@ -87,6 +98,10 @@ impl Records {
         let fd = fd.ok_or_else(io::Error::last_os_error)?;
         // SAFETY: the descriptor is new and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: the filter is a string that ends with a NUL byte.
+        if unsafe { libc::ioctl(fd.as_raw_fd(), SET_FILTER, filter.as_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping, at an address that the kernel chooses.
         let page = unsafe {

@@ -23,17 +23,23 @@ const TRACE: u32 = libc::SECCOMP_RET_TRACE | DATA;
 const WAITS: [u32; 2] = [0, 9];
 const COMMAND: u32 = 0x7f;
 
+/// The bytes that a read or a write of an eventfd has at least.
+const EVENTFD: u32 = 8;
+
 /// A classic BPF program for seccomp(2).
 #[derive(Clone, Debug)]
 pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// A filter that stops before these calls, and before some of mmap(2), fcntl(2) and futex(2).
+    /// A filter that stops before these calls, and before some of mmap(2), fcntl(2), futex(2),
+    /// read(2) and write(2).
     pub fn new(calls: &[c_long]) -> Self {
         let mut code = vec![load(ARCH), equal(X86_64, 1, 0), answer(ALLOW), load(NUMBER)];
         code.extend(block(libc::SYS_mmap, &mmap()));
         code.extend(block(libc::SYS_fcntl, &fcntl()));
         code.extend(block(libc::SYS_futex, &futex()));
+        code.extend(block(libc::SYS_read, &counted()));
+        code.extend(block(libc::SYS_write, &counted()));
         for (at, call) in calls.iter().enumerate() {
             code.push(equal(*call as u32, (calls.len() - at) as u8, 0));
         }
@@ -98,6 +104,19 @@ fn futex() -> [sock_filter; 11] {
     ]
 }
 
+/// Reads and writes of the bytes of an eventfd, and more (eventfd(2)). A console's single characters
+/// are many. The position of a device's file cannot be chosen but by pread(2) and pwrite(2).
+fn counted() -> [sock_filter; 6] {
+    [
+        load(argument(2) + 4),
+        equal(0, 0, 3),
+        load(argument(2)),
+        at_least(EVENTFD, 1, 0),
+        answer(ALLOW),
+        answer(TRACE),
+    ]
+}
+
 /// What is done for one call: a part that ends with an answer.
 fn block(call: c_long, part: &[sock_filter]) -> Vec<sock_filter> {
     let mut block = vec![equal(call as u32, 0, part.len() as u8)];
@@ -130,8 +149,17 @@ fn answer(value: u32) -> sock_filter {
 
 /// Skips `yes` statements if the loaded value is `k`, else `no`.
 fn equal(k: u32, yes: u8, no: u8) -> sock_filter {
+    jump(libc::BPF_JEQ, k, yes, no)
+}
+
+/// The same if the value is `k` or more.
+fn at_least(k: u32, yes: u8, no: u8) -> sock_filter {
+    jump(libc::BPF_JGE, k, yes, no)
+}
+
+fn jump(test: u32, k: u32, yes: u8, no: u8) -> sock_filter {
     sock_filter {
-        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        code: (libc::BPF_JMP | test | libc::BPF_K) as u16,
         jt: yes,
         jf: no,
         k,
@@ -154,7 +182,14 @@ mod tests {
             match u32::from(code) & 0x7 {
                 libc::BPF_LD => value = data[k as usize / 4],
                 libc::BPF_ALU => value &= k,
-                libc::BPF_JMP => at += usize::from(if value == k { jt } else { jf }),
+                libc::BPF_JMP => {
+                    let test = u32::from(code) & 0xf0;
+                    let yes = match test {
+                        libc::BPF_JEQ => value == k,
+                        _ => test == libc::BPF_JGE && value >= k,
+                    };
+                    at += usize::from(if yes { jt } else { jf });
+                }
                 _ => {
                     assert!(k == TRACE || k == ALLOW);
                     return k == TRACE;
@@ -165,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for_stops() {
-        let calls = [libc::SYS_ioctl, libc::SYS_read, libc::SYS_close_range];
+        let calls = [libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_close_range];
         let filter = Filter::new(&calls);
         for number in 0..600 {
             let stopped = stops(&filter, X86_64, number, [0; 6]);
@@ -203,5 +238,17 @@ mod tests {
             assert!(wait(command, 8) && wait(command, 1 << 32));
         }
         assert!(!wait(0x81, 8));
+        for (count, stopped) in [
+            (0, false),
+            (7, false),
+            (8, true),
+            (9, true),
+            (1 << 32, true),
+        ] {
+            for number in [libc::SYS_read, libc::SYS_write] {
+                let args = [5, 4096, count, 0, 0, 0];
+                assert_eq!(stops(number, args), stopped, "{count}");
+            }
+        }
     }
 }

@@ -90,13 +90,13 @@ fn meaning(world: &mut World, thread: &Thread, vcpu: &FileRef, access: &Access) 
 
 /// Whether the kernel records the thread's returns of KVM_RUN, so that they need not stop it.
 pub fn is_recorded(world: &mut World, thread: &mut Thread) -> bool {
-    if let Recorded::Unknown = thread.returns {
-        thread.returns = match world.returns.of(thread.tid) {
-            Some(returns) => Recorded::Yes(returns),
-            None => Recorded::No,
+    if thread.returns == Recorded::Unknown {
+        thread.returns = match world.returns.record(thread.tid) {
+            true => Recorded::Yes,
+            false => Recorded::No,
         };
     }
-    matches!(thread.returns, Recorded::Yes(_))
+    thread.returns == Recorded::Yes
 }
 
 /// A thread has stopped after KVM_RUN, whose return made no stop.
@@ -115,7 +115,7 @@ pub fn stopped(world: &mut World, thread: &mut Thread, now: u64) {
 
 /// Shows the return of the thread's KVM_RUN if the kernel has recorded it. Returns whether it has.
 pub fn returned(world: &mut World, thread: &mut Thread) -> bool {
-    let Some((running, began, recorded)) = take(thread) else {
+    let Some((running, began, recorded)) = take(world, thread) else {
         return false;
     };
     let page = running.page.map(|at| Page::read(thread.tid, at));
@@ -136,8 +136,11 @@ pub fn returned(world: &mut World, thread: &mut Thread) -> bool {
 /// has recorded the reason; the page is gone.
 pub fn ended(world: &mut World, thread: &mut Thread) {
     thread.page = None;
-    let Some((running, began, recorded)) = take(thread) else {
-        thread.unseen = None;
+    let last = take(world, thread);
+    thread.unseen = None;
+    thread.returns = Recorded::Unknown;
+    world.returns.forget(thread.tid);
+    let Some((running, began, recorded)) = last else {
         return;
     };
     // By what has ended the thread: the program never saw this return.
@@ -148,11 +151,9 @@ pub fn ended(world: &mut World, thread: &mut Thread) {
     left(world, thread, running, Some(End::of(recorded)), times, None);
 }
 
-fn take(thread: &mut Thread) -> Option<(Running, u64, Return)> {
-    let Recorded::Yes(returns) = &mut thread.returns else {
-        return None;
-    };
-    let recorded = returns.take(thread.unseen.as_ref()?.began)?;
+fn take(world: &mut World, thread: &mut Thread) -> Option<(Running, u64, Return)> {
+    let began = thread.unseen.as_ref()?.began;
+    let recorded = world.returns.take(thread.tid, began)?;
     let Unseen { running, began } = thread.unseen.take()?;
     Some((running, began, recorded))
 }

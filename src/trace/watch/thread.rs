@@ -3,7 +3,6 @@
 use crate::decode::value::Field;
 use crate::files::open_file::FileRef;
 use crate::guest::access::Access;
-use crate::kernel::returns::Returns;
 use crate::shared::Id;
 use crate::watch::page::Page;
 
@@ -22,7 +21,7 @@ pub struct Thread {
     pub call: Option<Started>,
     /// The KVM_RUN that it is in or has left since its last stop, if the return makes no stop.
     pub unseen: Option<Unseen>,
-    /// The kernel's records of its returns of KVM_RUN.
+    /// Whether the kernel records its returns of KVM_RUN.
     pub returns: Recorded,
     /// What was read of a vCPU's mapping at this stop.
     pub page: Option<Page>,
@@ -31,7 +30,7 @@ pub struct Thread {
 }
 
 /// Whether a thread's returns of KVM_RUN are recorded.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recorded {
     /// It has not entered KVM_RUN.
     #[default]
@@ -39,7 +38,7 @@ pub enum Recorded {
     /// They are not: the thread stops at each.
     No,
     /// They are.
-    Yes(Returns),
+    Yes,
 }
 
 /// A KVM_RUN whose return makes no stop.

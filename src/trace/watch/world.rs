@@ -14,7 +14,7 @@ use crate::guest::acpi::GuestMemory;
 use crate::guest::ring::Cursor;
 use crate::guest::shadow::Shadow;
 use crate::guest::vm::GuestVm;
-use crate::kernel::returns::Tracepoint;
+use crate::kernel::returns::Returns;
 use crate::output::emitter::Emitter;
 use crate::shared::{Id, Shared};
 use crate::sys::memory::Remote;
@@ -87,7 +87,7 @@ pub struct World {
     /// When the rings of guests that make no exit are looked at again.
     pub ring_look: u64,
     /// The kernel's records of returns of KVM_RUN, if threads are not to stop at each.
-    pub returns: Tracepoint,
+    pub returns: Returns,
     /// Where events go.
     pub out: Emitter,
 }

@@ -11,7 +11,7 @@ use crate::skipped;
 /// CAP_SYS_ADMIN of linux/capability.h.
 const SYS_ADMIN: u64 = 1 << 21;
 
-fn may_install() -> bool {
+pub fn may_install() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = u64::from_str_radix(line.unwrap().trim(), 16).unwrap();
@@ -19,7 +19,7 @@ fn may_install() -> bool {
 }
 
 /// What a command prints, without and with the tracer.
-fn prints(options: Option<&[&str]>, command: &[&str]) -> String {
+pub fn prints(options: Option<&[&str]>, command: &[&str]) -> String {
     let out = TempFile::new(b"");
     let path = out.path().display().to_string();
     let output = match options {

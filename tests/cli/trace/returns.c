@@ -1,0 +1,187 @@
+/* Returns of KVM_RUN after which a thread does not, or not soon, enter KVM_RUN again: what
+ * tests/cli/trace/returns.rs traces. The guest reads and writes ports, and halts; or runs for ever. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* l: in $0x11,%al; out %al,$0x10; dec %bx; jnz l; hlt; m: jmp m */
+static const unsigned char code[] = { 0xe4, 0x11, 0xe6, 0x10, 0x4b, 0x75, 0xf9, 0xf4, 0xeb, 0xfe };
+enum { START = 0x1000, LOOP = START + 8 };
+
+static int vcpu;
+static struct kvm_run *run;
+static atomic_int halted;
+
+static void machine(int rip, int times)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	unsigned char *memory = mmap(0, 4096, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	memcpy(memory, code, sizeof code);
+	struct kvm_userspace_memory_region region = {
+		.guest_phys_addr = START,
+		.memory_size = 4096,
+		.userspace_addr = (unsigned long)memory,
+	};
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+		abort();
+	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+	int size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	run = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	struct kvm_sregs sregs;
+	ioctl(vcpu, KVM_GET_SREGS, &sregs);
+	sregs.cs.base = 0;
+	sregs.cs.selector = 0;
+	ioctl(vcpu, KVM_SET_SREGS, &sregs);
+	struct kvm_regs regs = { .rip = rip, .rbx = times, .rflags = 2 };
+	ioctl(vcpu, KVM_SET_REGS, &regs);
+}
+
+static int enter(void)
+{
+	return ioctl(vcpu, KVM_RUN, 0) ? errno : 0;
+}
+
+/* Runs until the guest halts, and does something after each exit. */
+static void guest(void (*then)(void))
+{
+	for (;;) {
+		if (enter() != 0)
+			abort();
+		if (run->exit_reason == KVM_EXIT_HLT)
+			return;
+		if (!run->io.direction)
+			*((char *)run + run->io.data_offset) = 'a';
+		if (then)
+			then();
+	}
+}
+
+static void sleeps(void)
+{
+	usleep(200000);
+}
+
+static void forgets(void)
+{
+	run->exit_reason = 77;
+}
+
+static void handler(int signal)
+{
+	(void)signal;
+}
+
+/* A signal may come before KVM_RUN, so that another one has to follow. */
+static void alarms(void)
+{
+	struct itimerval often = { { .tv_usec = 20000 }, { .tv_usec = 20000 } };
+	setitimer(ITIMER_REAL, &often, 0);
+}
+
+/* The last exit of a thread that ends, or, with an argument, waits for ever. */
+static void *thread(void *parks)
+{
+	guest(0);
+	halted = 1;
+	while (parks)
+		pause();
+	return 0;
+}
+
+static void last(int parks, int kills)
+{
+	pthread_t id;
+	machine(START, 1);
+	pthread_create(&id, 0, thread, parks ? &halted : 0);
+	while (!halted)
+		usleep(1000);
+	if (kills)
+		raise(SIGKILL);
+	if (!parks)
+		pthread_join(id, 0);
+}
+
+/* A thread that blocks a signal which only KVM_RUN lets come has no stop for the signal. */
+static void masked(void)
+{
+	struct { struct kvm_signal_mask head; unsigned char set[8]; } mask = { { .len = 8 }, { 0 } };
+	sigset_t set;
+	int taken;
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	sigprocmask(SIG_BLOCK, &set, 0);
+	ioctl(vcpu, KVM_SET_SIGNAL_MASK, &mask);
+	printf("masked: %d\n", enter());
+	sigwait(&set, &taken);
+}
+
+int main(int argc, char **argv)
+{
+	const char *how = argc > 1 ? argv[1] : "";
+	setvbuf(stdout, 0, _IONBF, 0);
+	signal(SIGALRM, handler);
+	if (!strcmp(how, "slow")) {
+		machine(START, 2);
+		guest(sleeps);
+	} else if (!strcmp(how, "ends")) {
+		last(0, 0);
+	} else if (!strcmp(how, "parks")) {
+		last(1, 0);
+	} else if (!strcmp(how, "killed")) {
+		last(1, 1);
+	} else if (!strcmp(how, "forgets")) {
+		machine(START, 2);
+		guest(forgets);
+	} else if (!strcmp(how, "fails")) {
+		machine(START, 1);
+		printf("argument: %d\n", ioctl(vcpu, KVM_RUN, 1) ? errno : 0);
+		run->immediate_exit = 1;
+		printf("immediate: %d\n", enter());
+		run->immediate_exit = 0;
+		guest(0);
+		run->kvm_valid_regs = ~0ull;
+		printf("registers: %d\n", enter());
+	} else if (!strcmp(how, "signals")) {
+		machine(LOOP, 0);
+		/* The first KVM_RUN starts a thread, and begins again if a signal comes meanwhile. */
+		run->immediate_exit = 1;
+		printf("immediate: %d\n", enter());
+		run->immediate_exit = 0;
+		alarms();
+		printf("signal: %d\n", enter());
+		masked();
+	} else if (!strcmp(how, "foreign")) {
+		/* A VM is its own process's alone. */
+		machine(START, 1);
+		if (fork() == 0) {
+			for (int i = 0; i < 3; i++)
+				printf("child: %d\n", enter());
+			_exit(0);
+		}
+		wait(0);
+		guest(0);
+	} else {
+		struct rusage before, after;
+		machine(START, 1000);
+		getrusage(RUSAGE_SELF, &before);
+		guest(0);
+		getrusage(RUSAGE_SELF, &after);
+		printf("%ld\n", after.ru_nvcsw - before.ru_nvcsw);
+	}
+	return 0;
+}
