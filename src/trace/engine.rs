@@ -194,11 +194,7 @@ impl Engine<'_> {
     }
 
     fn change(&mut self, tid: i32, change: Change) {
-        let is_end = matches!(
-            change,
-            Change::Exited(_) | Change::Killed(_) | Change::Event(libc::PTRACE_EVENT_EXEC)
-        );
-        if let (false, Some(thread)) = (is_end, self.threads.get_mut(&tid)) {
+        if let (true, Some(thread)) = (change.keeps_memory(), self.threads.get_mut(&tid)) {
             run::stopped(self.world, thread, clock::now());
         }
         match change {

@@ -22,8 +22,8 @@ const FORMAT: &str = "events/kvm/kvm_userspace_exit/format";
 const ONLINE: &str = "/sys/devices/system/cpu/online";
 /// The most CPUs, each of which has a descriptor and a buffer that is looked at.
 const MOST_CPUS: i32 = 256;
-/// The most threads that are recorded: the kernel takes 4 KiB of a filter, and a buffer has room for
-/// one record of each.
+/// The most threads that are recorded: the kernel takes 4 KiB of a filter, and a buffer has room
+/// for one record of each.
 const MOST: usize = 128;
 
 /// A return of KVM_RUN.

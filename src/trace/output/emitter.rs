@@ -239,3 +239,103 @@ fn may_wait(event: &Event) -> bool {
         Body::Exit(_) | Body::Coalesced(..) | Body::Entered | Body::Kernel(_) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::event::{Call, Names};
+
+    /// The times of the events that were written.
+    #[derive(Default)]
+    struct Written(Rc<RefCell<Vec<u64>>>);
+
+    impl Output for Written {
+        fn event(&mut self, event: &Event) {
+            self.0.borrow_mut().push(event.time);
+        }
+        fn end(&mut self, _: &Summary) {}
+        fn flush(&mut self) {}
+    }
+
+    fn event(time: u64, body: Body) -> Event {
+        Event {
+            time,
+            took: 0,
+            pid: 1,
+            tid: 1,
+            below: false,
+            file: None,
+            body,
+        }
+    }
+
+    fn call(time: u64, name: &'static str, value: Value) -> Event {
+        let name_of_field = "data".into();
+        event(
+            time,
+            Body::Call(Call {
+                name: name.into(),
+                known: true,
+                ins: vec![Field {
+                    name: name_of_field,
+                    value,
+                }],
+                outs: Vec::new(),
+                result: 0,
+                makes: None,
+                note: None,
+                names: Names::default(),
+                why: None,
+            }),
+        )
+    }
+
+    #[test]
+    fn small_events_are_written_together_and_in_order() {
+        let written = Rc::new(RefCell::new(Vec::new()));
+        let output = Written(Rc::clone(&written));
+        let mut emitter = Emitter::new(vec![Box::new(output)], Filter::default(), None);
+        let count = || written.borrow().len();
+        let most = BATCH as u64;
+        for time in 1..most {
+            emitter.emit(event(time, Body::Entered));
+            assert_eq!(count(), 0);
+        }
+        emitter.emit(call(most, "read", Value::Decimal(1)));
+        assert_eq!(count(), BATCH);
+        // For a reader who looks on, with the ticks, and at the end.
+        emitter.emit(event(most + 1, Body::Entered));
+        assert!(emitter.is_dirty());
+        emitter.flush();
+        assert!(!emitter.is_dirty());
+        assert_eq!(count(), BATCH + 1);
+        emitter.emit(event(most + 2, Body::Entered));
+        assert!(emitter.end().is_ok());
+        assert!(written.borrow().is_sorted());
+        assert_eq!(count(), BATCH + 2);
+    }
+
+    #[test]
+    fn what_is_large_or_ends_something_is_written_at_once() {
+        let end = || event(0, Body::Process("ends".into()));
+        let large = Value::Bytes(vec![0; SMALL + 1]);
+        let list = Value::List(Vec::new(), 0);
+        let read = |value| call(0, "read", value);
+        let at_once = [
+            end(),
+            call(0, "close", Value::Decimal(3)),
+            read(large),
+            read(list),
+        ];
+        for event in at_once {
+            let written = Rc::new(RefCell::new(Vec::new()));
+            let output = Written(Rc::clone(&written));
+            let mut emitter = Emitter::new(vec![Box::new(output)], Filter::default(), None);
+            emitter.emit(event);
+            assert_eq!(written.borrow().len(), 1);
+        }
+    }
+}

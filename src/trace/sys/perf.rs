@@ -1,6 +1,6 @@
-//! Records of a tracepoint on one CPU (perf_event_open(2)). They go with the descriptor, so a tracer
-//! that is killed leaves nothing behind. An event of a thread would cost time at each change of
-//! threads, more than a stop for the tracer saves.
+//! Records of a tracepoint on one CPU (perf_event_open(2)). They go with the descriptor, so a
+//! tracer that is killed leaves nothing behind. An event of a thread would cost time at each change
+//! of threads, as much as a stop for the tracer.
 
 use std::ffi::CStr;
 use std::io;
@@ -30,8 +30,9 @@ const BUFFER: usize = 2 * PAGE;
 /// Offsets of `data_head` and `data_tail` in the control page (`struct perf_event_mmap_page`).
 const HEAD: usize = 1024;
 const TAIL: usize = 1032;
-/// Bytes of a record's header (`struct perf_event_header`).
+/// Bytes of a record's header (`struct perf_event_header`), and of a record that are looked at.
 const HEADER: usize = 8;
+const RECORD: usize = 128;
 
 /// `struct perf_event_attr` up to `clockid` (PERF_ATTR_SIZE_VER3).
 #[repr(C)]
@@ -122,31 +123,41 @@ impl Records {
     }
 
     /// Hands over each record that is new: its time, and the tracepoint's own bytes.
-    pub fn take(&mut self, each: impl FnMut(u64, &[u8])) {
+    pub fn take(&mut self, mut each: impl FnMut(u64, &[u8])) {
         let head = self.counter(HEAD).load(Ordering::Acquire);
-        let tail = self.counter(TAIL).load(Ordering::Relaxed);
-        let len = head.wrapping_sub(tail) as usize;
-        if len == 0 {
+        let mut tail = self.counter(TAIL).load(Ordering::Relaxed);
+        if head == tail {
             return;
         }
-        let mut bytes = [0; BUFFER];
-        if len <= BUFFER {
-            let start = tail as usize % BUFFER;
-            let first = len.min(BUFFER - start);
-            let from = self.page.as_ptr();
-            // SAFETY: both parts are in the buffer, which lies behind the control page, and
-            // `first <= len <= BUFFER`. The kernel writes no byte between tail and head.
-            unsafe {
-                ptr::copy_nonoverlapping(from.add(PAGE + start), bytes.as_mut_ptr(), first);
-                ptr::copy_nonoverlapping(
-                    from.add(PAGE),
-                    bytes.as_mut_ptr().add(first),
-                    len - first,
-                );
+        while (HEADER..=BUFFER).contains(&(head.wrapping_sub(tail) as usize)) {
+            let mut record = [0; RECORD];
+            self.copy(tail, &mut record[..HEADER]);
+            let size = usize::from(u16::from_le_bytes([record[6], record[7]]));
+            if size < HEADER {
+                break;
             }
-            samples(&bytes[..len], each);
+            let record = &mut record[..size.min(RECORD)];
+            self.copy(tail, record);
+            if let Some((time, raw)) = sample(record) {
+                each(time, raw);
+            }
+            tail = tail.wrapping_add(size as u64);
         }
         self.counter(TAIL).store(head, Ordering::Release);
+    }
+
+    /// Copies bytes of the buffer, at most [`BUFFER`], from a position that the counters count.
+    fn copy(&self, from: u64, to: &mut [u8]) {
+        let start = from as usize % BUFFER;
+        let (first, second) = to.split_at_mut(to.len().min(BUFFER - start));
+        // SAFETY: the buffer lies behind the control page. `first` ends there where the buffer
+        // ends, and `second` goes on at its start and is shorter than the buffer. The kernel writes
+        // no byte that is not taken.
+        unsafe {
+            let buffer = self.page.as_ptr().add(PAGE);
+            ptr::copy_nonoverlapping(buffer.add(start), first.as_mut_ptr(), first.len());
+            ptr::copy_nonoverlapping(buffer, second.as_mut_ptr(), second.len());
+        }
     }
 
     fn counter(&self, offset: usize) -> &AtomicU64 {
@@ -163,60 +174,72 @@ impl Drop for Records {
     }
 }
 
-/// Hands over the samples in these records. Records of other kinds are of what was lost.
-fn samples(mut bytes: &[u8], mut each: impl FnMut(u64, &[u8])) {
-    while let Some((header, rest)) = bytes.split_at_checked(HEADER) {
-        let size = usize::from(u16::from_le_bytes([header[6], header[7]]));
-        let Some(body) = size.checked_sub(HEADER).and_then(|len| rest.get(..len)) else {
-            return;
-        };
-        let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        if let (SAMPLE, Some((time, raw))) = (kind, body.split_first_chunk::<8>())
-            && let Some((len, raw)) = raw.split_first_chunk::<4>()
-            && let Some(raw) = raw.get(..u32::from_le_bytes(*len) as usize)
-        {
-            each(u64::from_le_bytes(*time), raw);
-        }
-        bytes = &rest[body.len()..];
-    }
+/// Time and bytes of a record that is a sample. Records of other kinds are of what was lost.
+fn sample(record: &[u8]) -> Option<(u64, &[u8])> {
+    let (header, body) = record.split_at_checked(HEADER)?;
+    let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    let (time, raw) = body.split_first_chunk::<8>()?;
+    let (len, raw) = raw.split_first_chunk::<4>()?;
+    let raw = raw.get(..u32::from_le_bytes(*len) as usize)?;
+    (kind == SAMPLE).then_some((u64::from_le_bytes(*time), raw))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(kind: u32, body: &[u8]) -> Vec<u8> {
-        let size = (HEADER + body.len()) as u16;
+    fn record(kind: u32, time: u64, len: u32, raw: &[u8]) -> Vec<u8> {
         let mut record = kind.to_le_bytes().to_vec();
-        record.extend([0, 0]);
-        record.extend(size.to_le_bytes());
-        record.extend(body);
+        record.extend([0; 4]);
+        record.extend(time.to_le_bytes());
+        record.extend(len.to_le_bytes());
+        record.extend(raw);
         record
-    }
-
-    fn sample(time: u64, raw: &[u8]) -> Vec<u8> {
-        let mut body = time.to_le_bytes().to_vec();
-        body.extend((raw.len() as u32).to_le_bytes());
-        body.extend(raw);
-        record(SAMPLE, &body)
-    }
-
-    fn parsed(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
-        let mut all = Vec::new();
-        samples(bytes, |time, raw| all.push((time, raw.to_vec())));
-        all
     }
 
     #[test]
     fn samples_are_told_from_other_records() {
-        let (lost, short) = (record(2, &[0; 16]), record(SAMPLE, &[0; 7]));
-        let all = [sample(5, b"guest"), lost, short, sample(7, &[])].concat();
-        let expected = [(5, b"guest".to_vec()), (7, Vec::new())];
-        assert_eq!(parsed(&all), expected);
-        // What ends in the middle of a record.
-        assert_eq!(parsed(&all[..all.len() - 1]), expected[..1]);
-        for byte in [0, 1, 0xff] {
-            assert_eq!(parsed(&[byte; 64]), []);
+        let record = record(SAMPLE, 5, 4, b"guest");
+        assert_eq!(sample(&record), Some((5, &b"gues"[..])));
+        // What is cut off, and what is of another kind.
+        assert_eq!(sample(&record[..record.len() - 2]), None);
+        assert_eq!(sample(&self::record(2, 5, 4, b"guest")), None);
+        assert_eq!(sample(&self::record(SAMPLE, 5, u32::MAX, b"guest")), None);
+        for byte in [0, SAMPLE as u8, 0xff] {
+            for len in 0..64 {
+                assert_eq!(sample(&vec![byte; len]), None);
+            }
+        }
+    }
+
+    /// A buffer that no kernel fills.
+    #[test]
+    fn records_are_taken_around_the_end_of_the_buffer() {
+        let memory = vec![0u64; (PAGE + BUFFER) / 8].leak();
+        let page = NonNull::new(memory.as_mut_ptr().cast()).unwrap();
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        let mut records = std::mem::ManuallyDrop::new(Records { page, _fd: fd });
+        let mut written = 0;
+        for time in 0..1000u64 {
+            let mut bytes = record(SAMPLE, time, 20, &time.to_le_bytes().repeat(3)[..20]);
+            bytes[6] = bytes.len() as u8;
+            for byte in &bytes {
+                // SAFETY: the byte is in the leaked memory.
+                unsafe { page.as_ptr().add(PAGE + written % BUFFER).write(*byte) };
+                written += 1;
+            }
+            records
+                .counter(HEAD)
+                .store(written as u64, Ordering::Release);
+            let mut all = Vec::new();
+            records.take(|time, raw| all.push((time, raw.to_vec())));
+            assert_eq!(all, [(time, bytes[20..].to_vec())]);
+        }
+        records.take(|_, _| panic!("taken twice"));
+        // Counters that lie.
+        for head in [1, 7, u64::MAX, written as u64 + 9000] {
+            records.counter(HEAD).store(head, Ordering::Release);
+            records.take(|_, _| {});
         }
     }
 }

@@ -104,8 +104,8 @@ fn futex() -> [sock_filter; 11] {
     ]
 }
 
-/// Reads and writes of the bytes of an eventfd, and more (eventfd(2)). A console's single characters
-/// are many. The position of a device's file cannot be chosen but by pread(2) and pwrite(2).
+/// Reads and writes of the bytes of an eventfd, and more (eventfd(2)). A console's single
+/// characters are many. The position in a device's file is chosen by pread(2) and pwrite(2) alone.
 fn counted() -> [sock_filter; 6] {
     [
         load(argument(2) + 4),

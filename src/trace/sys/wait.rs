@@ -23,6 +23,14 @@ pub enum Change {
     Signal(i32),
 }
 
+impl Change {
+    /// Whether the thread has stopped, and its memory is what it was when it went on.
+    pub fn keeps_memory(self) -> bool {
+        let exec = libc::PTRACE_EVENT_EXEC;
+        !matches!(self, Self::Exited(_) | Self::Killed(_)) && self != Self::Event(exec)
+    }
+}
+
 /// A new event of a thread. Without `block`, `None` if there is none now.
 ///
 /// # Errors
