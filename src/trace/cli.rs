@@ -56,8 +56,9 @@ pub struct TraceArgs {
     #[arg(short = 'c', long, conflicts_with = "json")]
     pub summary_only: bool,
 
-    /// Show only these kinds: exit, coalesced, process, memory, or the calls of a file: kvm, vm,
-    /// vcpu, container, group, device, iommufd, eventfd, kvm-device, kernel
+    /// Show only these kinds: exit, coalesced, process, memory, kernel, or the calls of a file: kvm,
+    /// vm, vcpu, kvm-device, kvm-other, container, group, device, migration, iommufd,
+    /// iommufd-other, eventfd
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub only: Vec<Kind>,
 

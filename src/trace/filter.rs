@@ -17,6 +17,7 @@ const KINDS: &[&str] = &[
     "container",
     "group",
     "device",
+    "migration",
     "iommufd",
     "iommufd-other",
     "eventfd",
@@ -130,8 +131,9 @@ impl Filter {
             _ => return false,
         };
         let at = access.register.address;
+        let end = at.saturating_add(access.width.max(1).into());
         self.addresses.iter().any(|address| match address {
-            Address::Range(first, last) => (*first..=*last).contains(&at),
+            Address::Range(first, last) => *first < end && at <= *last,
             Address::Function(name) => meaning.function.as_ref() == Some(name),
         })
     }
@@ -186,6 +188,7 @@ mod tests {
             Calls(File::Container),
             Calls(File::Group),
             Calls(File::Device),
+            Calls(File::Migration),
             Calls(File::Iommufd),
             Calls(File::IommufdOther),
         ] {

@@ -94,6 +94,9 @@ fn parse(link: &str) -> Option<(FileKind, Option<String>)> {
             "eventfd" => known(FileKind::Eventfd, None),
             "kvm-vm" => known(calls(Kind::Vm), None),
             "vfio-device" => known(calls(Kind::Device), None),
+            // Each driver has a name of its own for the file of a device's state.
+            "pds_vfio_lm" => known(calls(Kind::Migration), None),
+            name if name.ends_with("_mig") => known(calls(Kind::Migration), None),
             _ => match name.strip_prefix("kvm-vcpu:") {
                 Some(number) => known(calls(Kind::Vcpu), Some(number)),
                 None if name.contains("stats") && name.starts_with("kvm-") => {
@@ -109,6 +112,10 @@ fn parse(link: &str) -> Option<(FileKind, Option<String>)> {
         };
     }
     let calls = FileKind::Calls;
+    // Guest memory has a file system of its own since Linux 6.18.
+    if link == "/[kvm-gmem] (deleted)" {
+        return known(calls(Kind::KvmOther), Some("kvm-gmem"));
+    }
     match link.strip_prefix("/dev/")? {
         "kvm" => known(calls(Kind::Kvm), None),
         "iommu" => known(calls(Kind::Iommufd), None),
@@ -149,6 +156,16 @@ mod tests {
                 "anon_inode:kvm-vm-stats",
                 calls(Kind::KvmOther, Some("kvm-vm-stats")),
             ),
+            (
+                "anon_inode:[kvm-gmem]",
+                calls(Kind::KvmOther, Some("kvm-gmem")),
+            ),
+            (
+                "/[kvm-gmem] (deleted)",
+                calls(Kind::KvmOther, Some("kvm-gmem")),
+            ),
+            ("anon_inode:mtty_mig", calls(Kind::Migration, None)),
+            ("anon_inode:pds_vfio_lm", calls(Kind::Migration, None)),
             ("/dev/vfio/vfio", calls(Kind::Container, None)),
             ("/dev/vfio/12", calls(Kind::Group, Some("12"))),
             ("/dev/vfio/noiommu-3", calls(Kind::Group, Some("noiommu-3"))),

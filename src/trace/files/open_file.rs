@@ -28,7 +28,8 @@ impl FileKind {
             Calls(Kind::Device) => "device",
             Calls(Kind::Iommufd) => "iommufd",
             Calls(Kind::IommufdOther) => "iommufd-other",
-            Calls(_) => "vm",
+            Calls(Kind::Migration) => "migration",
+            Calls(Kind::Vm | Kind::TdxVm) => "vm",
         }
     }
 }

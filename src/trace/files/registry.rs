@@ -142,7 +142,8 @@ impl Registry {
             Calls(Kind::KvmDevice | Kind::KvmOther | Kind::IommufdOther) => detail,
             Calls(Kind::Container) => self.numbered("container"),
             Calls(Kind::Iommufd) => self.numbered("iommufd"),
-            Calls(_) => self.numbered("vm"),
+            Calls(Kind::Migration) => self.numbered("migration"),
+            Calls(Kind::Vm | Kind::TdxVm) => self.numbered("vm"),
         }
     }
 

@@ -88,6 +88,7 @@ pub fn duplicated(
     let shown = Shown {
         name: match i64::try_from(started.number) {
             Ok(libc::SYS_dup) => "dup",
+            Ok(libc::SYS_dup3) => "dup3",
             Ok(libc::SYS_fcntl) => "fcntl",
             _ => "dup2",
         }
