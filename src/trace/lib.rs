@@ -10,6 +10,7 @@
 //! | [`kernel`] | events of the kernel's own, from tracefs |
 //! | [`output`] | text, JSON, Perfetto's format, a page |
 //! | [`event`], [`filter`], [`summary`] | what is shown, which of it, and the counts |
+//! | [`purposes`] | what system calls and exits are for (`--why`); ioctls have that in [`decode`] |
 //! | [`sys`] | system calls on the traced program |
 //!
 //! ```text
@@ -31,6 +32,7 @@ pub mod filter;
 pub mod guest;
 pub mod kernel;
 pub mod output;
+pub mod purposes;
 pub mod shared;
 pub mod summary;
 pub mod sys;

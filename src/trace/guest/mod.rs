@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod acpi;
+pub mod capability_names;
 pub mod config_names;
 pub mod functions;
 pub mod messages;

@@ -3,6 +3,9 @@
 /// Base class, sub-class and interface of an NVMe controller.
 pub const CLASS: [u8; 3] = [0x02, 0x08, 0x01];
 
+/// Where the registers are described.
+pub const DOCUMENT: &str = "NVM Express Base 2.0, 3.1.3";
+
 /// Offset of the first doorbell.
 const DOORBELLS: u64 = 0x1000;
 /// Offset of the high half of CAP, whose low four bits are the doorbells' stride.
@@ -26,6 +29,17 @@ const REGISTERS: &[(u64, u64, &str)] = &[
     (0x48, 8, "BPMBL"),
     (0x50, 8, "CMBMSC"),
     (0x58, 4, "CMBSTS"),
+    (0x5c, 4, "CMBEBS"),
+    (0x60, 4, "CMBSWTP"),
+    (0x64, 4, "NSSD"),
+    (0x68, 4, "CRTO"),
+    (0xe00, 4, "PMRCAP"),
+    (0xe04, 4, "PMRCTL"),
+    (0xe08, 4, "PMRSTS"),
+    (0xe0c, 4, "PMREBS"),
+    (0xe10, 4, "PMRSWTP"),
+    (0xe14, 4, "PMRMSCL"),
+    (0xe18, 4, "PMRMSCU"),
 ];
 
 /// What is known of a controller.

@@ -2,7 +2,8 @@
 
 use pci::regs;
 
-use crate::guest::config_names;
+use crate::guest::capability_names;
+use crate::guest::config_names::{self, Header};
 use crate::guest::nvme::Nvme;
 
 const SPACE: usize = 4096;
@@ -77,9 +78,13 @@ impl Shadow {
         }
     }
 
-    /// Whether the header is a bridge's.
-    pub fn is_bridge(&self) -> bool {
-        self.byte(regs::HEADER_TYPE).is_some_and(|t| t & 0x7f == 1)
+    /// What the header is of.
+    fn header(&self) -> Header {
+        match self.byte(regs::HEADER_TYPE).map(|kind| kind & 0x7f) {
+            Some(0) => Header::Endpoint,
+            Some(1) => Header::Bridge,
+            _ => Header::Unknown,
+        }
     }
 
     /// Whether the function is an NVMe controller.
@@ -91,7 +96,11 @@ impl Shadow {
     /// The BAR that a register is, if it is accessed as one.
     fn bar(&self, register: u16, len: usize) -> Option<usize> {
         let index = register.checked_sub(regs::BAR)? / 4;
-        let bars = if self.is_bridge() { 2 } else { BARS };
+        // Only the first two are BARs in each header.
+        let bars = match self.header() {
+            Header::Endpoint => BARS,
+            Header::Bridge | Header::Unknown => 2,
+        };
         (register.is_multiple_of(4) && len == 4 && usize::from(index) < bars)
             .then_some(index.into())
     }
@@ -140,8 +149,8 @@ impl Shadow {
             .is_some_and(|index| self.bars[index].sizing)
     }
 
-    /// The BARs of which start and size are known.
-    pub fn located(&self) -> Vec<Located> {
+    /// The BARs: number, whether of ports, the low half and, of 64 bits, the high half.
+    fn whole(&self) -> Vec<(usize, bool, Bar, Option<Bar>)> {
         let mut all = Vec::new();
         let mut index = 0;
         while let Some(bar) = self.bars.get(index) {
@@ -149,18 +158,39 @@ impl Shadow {
             let port = kind & 1 != 0;
             let wide = !port && kind & 6 == 4;
             let high = self.bars.get(index + 1).filter(|_| wide);
-            if let Some((start, size)) = extent(*bar, port, high.copied()) {
-                let bar = index as u8;
-                all.push(Located {
-                    bar,
-                    port,
-                    start,
-                    size,
-                });
-            }
+            all.push((index, port, *bar, high.copied()));
             index += 1 + usize::from(wide);
         }
         all
+    }
+
+    /// What the answer to a read of a BAR says after all ones were written to the BAR.
+    pub fn sized(&self, register: u16) -> Option<String> {
+        let index = self.bar(register, 4)?;
+        let all = self.whole();
+        let (low, port, bar, high) = all.iter().rfind(|(low, ..)| *low <= index)?;
+        let size = size(*bar, *port, *high).map(|size| format!("size {size:#x}"));
+        match (index == *low, size) {
+            (true, size) => size,
+            (false, Some(size)) => Some(format!("upper half of BAR{low}, {size}")),
+            (false, None) => Some(format!("upper half of BAR{low}")),
+        }
+    }
+
+    /// The BARs of which start and size are known.
+    pub fn located(&self) -> Vec<Located> {
+        let whole = self.whole().into_iter();
+        let located = whole.filter_map(|(index, port, bar, high)| {
+            let (start, size) = extent(bar, port, high)?;
+            let bar = index as u8;
+            Some(Located {
+                bar,
+                port,
+                start,
+                size,
+            })
+        });
+        located.collect()
     }
 
     /// The capabilities: offset and ID, in the order of their list.
@@ -191,10 +221,12 @@ impl Shadow {
 
     /// The name of a register.
     pub fn name(&self, register: u16) -> String {
-        if let Some(name) = config_names::header(register, self.is_bridge()) {
+        let header = self.header();
+        if let Some(name) = config_names::header(register, header) {
             return name;
         }
         let unnamed = || match register {
+            0..0x40 if header == Header::Unknown => format!("header +{register:#x}"),
             0..0x40 => format!("reserved +{register:#x}"),
             // The capability that has it is not known, or it has none (PCI Local Bus 3.0, 6.1).
             0x40..0x100 => format!("device-specific +{register:#x}"),
@@ -205,7 +237,8 @@ impl Shadow {
                 let capabilities = self.capabilities();
                 let before = capabilities.iter().filter(|(at, _)| *at <= register);
                 before.max().map_or_else(unnamed, |(at, id)| {
-                    config_names::of_capability(*id, register - at)
+                    let control = self.number(at + 2, 2).map(|word| word as u16);
+                    capability_names::standard(*id, register - at, control)
                 })
             }
             0x100.. => self.extended(register).unwrap_or_else(unnamed),
@@ -231,12 +264,7 @@ impl Shadow {
             }
         }
         let (start, id) = found?;
-        let name = config_names::extended(id)
-            .map_or_else(|| format!("extended capability {id:#06x}"), String::from);
-        Some(match register - start {
-            0..4 => format!("{name} header"),
-            offset => format!("{name} +{offset:#x}"),
-        })
+        Some(capability_names::extended(id, register - start))
     }
 }
 
@@ -248,22 +276,37 @@ fn dword(bytes: &[u8]) -> u32 {
     u32::from_le_bytes(value)
 }
 
+/// The bits of a BAR that are no address.
+fn flags(port: bool) -> u32 {
+    if port { 3 } else { 0xf }
+}
+
+/// The size of a BAR, by what was read after all ones were written. Before the upper half of a wide
+/// one is read, the BAR has 4 GiB at most if the lower half has a bit.
+fn size(low: Bar, port: bool, high: Option<Bar>) -> Option<u64> {
+    let below = low.mask.filter(|mask| *mask != 0)? & !flags(port);
+    let above = match high {
+        Some(high) => high.mask.or((below != 0).then_some(u32::MAX))?,
+        None => u32::MAX,
+    };
+    // A BAR of ports may leave the upper half zero.
+    let below = if port { below | u32::MAX << 16 } else { below };
+    let size = (!(u64::from(below) | u64::from(above) << 32)).wrapping_add(1);
+    (size != 0 && (below != 0 || high.is_some())).then_some(size)
+}
+
 /// Start and size of a BAR, and of the upper half of a wide one.
 fn extent(low: Bar, port: bool, high: Option<Bar>) -> Option<(u64, u64)> {
-    let flags = if port { 3 } else { 0xf };
-    let mask = low.mask.filter(|mask| *mask != 0)?;
-    let start = u64::from(low.value & !flags);
-    let below = u64::from(mask & !flags);
-    let (start, mask) = match high {
+    let upper = match high {
         Some(high) => {
-            let upper = u64::from(high.mask?);
-            (start | u64::from(high.value) << 32, below | upper << 32)
+            high.mask?;
+            u64::from(high.value) << 32
         }
-        // A BAR of ports may leave the upper half zero.
-        None => (start, below | u64::MAX << if port { 16 } else { 32 }),
+        None => 0,
     };
-    let size = (!mask).wrapping_add(1);
-    (start != 0 && size != 0 && start.checked_add(size).is_some()).then_some((start, size))
+    let start = u64::from(low.value & !flags(port)) | upper;
+    let size = size(low, port, high)?;
+    (start != 0 && start.checked_add(size).is_some()).then_some((start, size))
 }
 
 #[cfg(test)]
@@ -281,6 +324,7 @@ mod tests {
     #[test]
     fn bars_are_sized_and_located() {
         let mut shadow = Shadow::default();
+        shadow.read(regs::HEADER_TYPE, &[0x80]);
         shadow.read(regs::BAR, &0xfe00_0004u32.to_le_bytes());
         assert!(shadow.located().is_empty());
         size(&mut shadow, regs::BAR, 0xffff_c004, 0xfe00_0004);
@@ -297,10 +341,36 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_that_of_the_whole_bar() {
+        let mut shadow = Shadow::default();
+        shadow.read(regs::HEADER_TYPE, &[0]);
+        let mut answer = |at: u16, mask: u32| {
+            shadow.write(regs::BAR + at, &[0xff; 4]);
+            shadow.read(regs::BAR + at, &mask.to_le_bytes());
+            shadow.sized(regs::BAR + at).unwrap_or_default()
+        };
+        assert_eq!(answer(0, 0xffff_c004), "size 0x4000");
+        assert_eq!(answer(4, 0xffff_ffff), "upper half of BAR0, size 0x4000");
+        // 64 GiB, which the lower half alone does not say.
+        assert_eq!(answer(8, 0xc), "");
+        assert_eq!(
+            answer(12, 0xffff_fff0),
+            "upper half of BAR2, size 0x1000000000"
+        );
+        // Ports, without the upper half.
+        assert_eq!(answer(0, 0xffe1), "size 0x20");
+        assert_eq!(answer(0, 0xffff_ff01), "size 0x100");
+        assert_eq!(answer(0, 0), "");
+        assert_eq!(answer(4, 0xfff0_0000), "size 0x100000");
+    }
+
+    #[test]
     fn the_msix_table_is_found_by_what_was_read() {
         let mut shadow = Shadow::default();
         shadow.read(regs::CAPABILITIES, &[0x40]);
         assert_eq!(shadow.name(0x42), "device-specific +0x42");
+        assert_eq!(shadow.name(0x38), "header +0x38");
+        shadow.read(regs::HEADER_TYPE, &[0]);
         assert_eq!(shadow.name(0x38), "reserved +0x38");
         shadow.read(0x40, &[0x01, 0x50]);
         shadow.read(0x50, &[0x11, 0x40]);
@@ -311,7 +381,20 @@ mod tests {
         assert_eq!(shadow.name(0x52), "MSI-X message control");
         assert_eq!(shadow.name(0x44), "power management PMCSR");
         shadow.read(0x100, &[0x01, 0, 0x01, 0x20]);
-        assert_eq!(shadow.name(0x104), "AER +0x4");
+        assert_eq!(shadow.name(0x104), "AER uncorrectable error status");
+    }
+
+    /// Registers 0x18 to 0x33 are BARs of a device, and windows of a bridge.
+    #[test]
+    fn a_window_of_a_bridge_is_no_bar_before_the_header_type_is_read() {
+        let mut shadow = Shadow::default();
+        shadow.write(regs::BAR + 16, &[0xff; 4]);
+        assert!(!shadow.is_sizing(regs::BAR + 16));
+        assert_eq!(shadow.name(regs::BAR + 16), "header +0x20");
+        shadow.read(regs::HEADER_TYPE, &[1]);
+        assert_eq!(shadow.name(regs::BAR + 16), "memory base");
+        shadow.read(regs::HEADER_TYPE, &[0]);
+        assert_eq!(shadow.name(regs::BAR + 16), "BAR4");
     }
 
     #[test]

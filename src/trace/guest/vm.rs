@@ -4,6 +4,7 @@ use crate::guest::access::{Access, Space};
 use crate::guest::acpi::{self, Ecam, GuestMemory};
 use crate::guest::functions::{self, Address, Functions};
 use crate::guest::messages;
+use crate::guest::nvme;
 use crate::guest::ports;
 
 /// The address and the data registers of configuration mechanism 1 (PCI Local Bus 3.0, 3.2.2.3.2).
@@ -23,7 +24,15 @@ pub struct Meaning {
     pub register: Option<String>,
     /// More, such as `sizing`.
     pub note: Option<String>,
+    /// The specification of the register, and its section.
+    pub document: Option<&'static str>,
 }
+
+/// Where registers are described.
+const MECHANISM: &str = "PCI Local Bus 3.0, 3.2.2.3.2";
+const HEADER: &str = "PCI Express 6.0, 7.5.1";
+const CAPABILITIES: &str = "PCI Express 6.0, 7.5.2 to 7.9";
+const MSIX_TABLE: &str = "PCI Express 6.0, 7.7.2";
 
 impl Meaning {
     /// Function and register in one text.
@@ -65,7 +74,7 @@ impl GuestVm {
             return Meaning {
                 register: ports::name(at, access.register.write),
                 note: ports::character(at, access.register.write, &access.data),
-                function: None,
+                ..Meaning::default()
             };
         }
         Meaning {
@@ -87,7 +96,8 @@ impl GuestVm {
         Meaning {
             register,
             note,
-            function: None,
+            document: Some(MECHANISM),
+            ..Meaning::default()
         }
     }
 
@@ -122,39 +132,19 @@ impl GuestVm {
         self.functions
             .learn(function, register, write, &access.data);
         let name = self.functions.register(function, register);
-        let note = self.config_note(register, &name, sizing, access);
+        let sized = match (sizing && !write, self.functions.get(function)) {
+            (true, Some(shadow)) => shadow.sized(register),
+            _ => None,
+        };
+        let note = sized.or_else(|| config_note(&name, access));
         Meaning {
             function: Some(functions::name(function)),
             register: Some(name),
             note,
-        }
-    }
-
-    fn config_note(&self, at: u16, name: &str, sizing: bool, access: &Access) -> Option<String> {
-        let (write, value) = (access.register.write, access.value()?);
-        match (name, write) {
-            ("vendor ID", false) if value & 0xffff == 0xffff => Some("no function".into()),
-            (name, true) if name.starts_with("BAR") && value == 0xffff_ffff => {
-                Some("sizing".into())
-            }
-            (name, false) if name.starts_with("BAR") && sizing && at.is_multiple_of(4) => {
-                let flags = if value & 1 == 1 { 3 } else { 0xf };
-                let mask = value as u32 & !flags;
-                (mask != 0).then(|| format!("size {:#x}", mask.wrapping_neg()))
-            }
-            ("COMMAND", _) => Some(command(value)),
-            ("MSI-X message control", true) => Some(flags(
-                value,
-                &[(1 << 15, "enabled"), (1 << 14, "all vectors masked")],
-                "disabled",
-            )),
-            ("MSI message control", true) => Some(flags(value, &[(1, "enabled")], "disabled")),
-            ("MSI message address", true) => messages::destination(value),
-            ("power management PMCSR", true) => Some(match value & 3 {
-                3 => "D3hot".into(),
-                state => format!("D{state}"),
+            document: Some(match register {
+                0..0x40 => HEADER,
+                _ => CAPABILITIES,
             }),
-            _ => None,
         }
     }
 
@@ -163,7 +153,7 @@ impl GuestVm {
         let mut meaning = Meaning {
             function: Some(functions::name(function)),
             register: Some(plain),
-            note: None,
+            ..Meaning::default()
         };
         let Some(shadow) = self.functions.get(function) else {
             return meaning;
@@ -177,6 +167,7 @@ impl GuestVm {
                 }
                 if let Some(entry) = shadow.entries.get_mut((at / 16) as usize) {
                     (meaning.register, meaning.note) = msix(entry, at, access);
+                    meaning.document = Some(MSIX_TABLE);
                 }
                 return meaning;
             }
@@ -187,9 +178,32 @@ impl GuestVm {
             }
             if let Some(name) = shadow.nvme.name(offset) {
                 meaning.note = meaning.register.replace(name);
+                meaning.document = Some(nvme::DOCUMENT);
             }
         }
         meaning
+    }
+}
+
+/// What the value of a register of configuration space means.
+fn config_note(name: &str, access: &Access) -> Option<String> {
+    let (write, value) = (access.register.write, access.value()?);
+    match (name, write) {
+        ("vendor ID", false) if value & 0xffff == 0xffff => Some("no function".into()),
+        (name, true) if name.starts_with("BAR") && value == 0xffff_ffff => Some("sizing".into()),
+        ("COMMAND", _) => Some(command(value)),
+        ("MSI-X message control", true) => Some(flags(
+            value,
+            &[(1 << 15, "enabled"), (1 << 14, "all vectors masked")],
+            "disabled",
+        )),
+        ("MSI message control", true) => Some(flags(value, &[(1, "enabled")], "disabled")),
+        ("MSI message address", true) => messages::destination(value),
+        ("power management PMCSR", true) => Some(match value & 3 {
+            3 => "D3hot".into(),
+            state => format!("D{state}"),
+        }),
+        _ => None,
     }
 }
 
@@ -314,7 +328,10 @@ mod tests {
         );
         assert_eq!(config(vm, 0x10, true, 0xfe00_0004), "00:03.0 BAR0 ()");
         assert_eq!(config(vm, 0x14, true, u32::MAX), "00:03.0 BAR1 (sizing)");
-        config(vm, 0x14, false, u32::MAX);
+        assert_eq!(
+            config(vm, 0x14, false, u32::MAX),
+            "00:03.0 BAR1 (upper half of BAR0, size 0x4000)"
+        );
         config(vm, 0x14, true, 0);
         config(vm, 0x34, false, 0x40);
         config(vm, 0x40, false, 0x0040_0011);

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::decode::calls::Why;
 use crate::decode::value::{Field, Value};
 use crate::event::{Body, Call, Event, Left, Names};
 use crate::guest::access::Access;
@@ -11,6 +12,8 @@ use crate::guest::run_page::{Exit, reason_name};
 use crate::guest::vm::Meaning;
 use crate::output::emitter::Output;
 use crate::output::errno_names;
+use crate::output::line::{document, purpose};
+use crate::purposes;
 use crate::summary::Summary;
 
 /// JSON to a writer.
@@ -27,6 +30,14 @@ impl Lines {
             to,
             why,
             failed: false,
+        }
+    }
+
+    /// What the line is for, if that is asked for.
+    fn why(&self, line: &mut Map<String, Json>, why: Option<(Why, Option<&str>)>) {
+        if let Some((why, section)) = why.filter(|_| self.why) {
+            line.insert("why".into(), why.text.into());
+            line.insert("document".into(), document(why, section).into());
         }
     }
 
@@ -61,13 +72,16 @@ impl Output for Lines {
         match &event.body {
             Body::Call(call) => {
                 self::call(&mut line, call);
-                if let (true, Some(why)) = (self.why, call.why) {
-                    line.insert("why".into(), why.text.into());
-                    line.insert("document".into(), why.document.into());
-                }
+                self.why(&mut line, call.why.map(|why| (why, None)));
             }
-            Body::Exit(left) => exit(&mut line, left),
-            Body::Coalesced(access, meaning) => self::access(&mut line, access, meaning),
+            Body::Exit(left) => {
+                exit(&mut line, left);
+                self.why(&mut line, Some(purpose(left)));
+            }
+            Body::Coalesced(access, meaning) => {
+                self::access(&mut line, access, meaning);
+                self.why(&mut line, Some((purposes::KEPT, meaning.document)));
+            }
             Body::Kernel(happened) => {
                 line.insert("event".into(), happened.name.into());
                 line.insert("cpu".into(), happened.cpu.into());

@@ -1,10 +1,12 @@
 //! Parts of lines: accesses, exits, errnos.
 
+use crate::decode::calls::Why;
 use crate::event::{Happened, Left, Names};
 use crate::guest::access::{Access, Space};
 use crate::guest::run_page::{Exit, reason_name};
 use crate::guest::vm::Meaning;
 use crate::output::{errno_names, fields};
+use crate::purposes;
 
 /// `out`, `in`, `store` or `load`.
 pub fn verb(space: Space, write: bool) -> &'static str {
@@ -31,6 +33,33 @@ pub fn exited(left: &Left) -> String {
         (None, Some(result)) if result < 0 => format!("KVM_RUN = {}", errno(result)),
         (None, Some(result)) => format!("KVM_RUN = {result} (the exit cannot be read)"),
         (None, None) => "KVM_RUN = ? (the kernel has not recorded its return)".into(),
+    }
+}
+
+/// What a return of KVM_RUN is for, with the specification of the register.
+pub fn purpose(left: &Left) -> (Why, Option<&'static str>) {
+    let (reason, write) = match &left.exit {
+        Some(Exit::Access(access, _)) => {
+            let reason = match access.register.space {
+                Space::Port => "KVM_EXIT_IO",
+                Space::Memory => "KVM_EXIT_MMIO",
+            };
+            (Some(reason), access.register.write)
+        }
+        Some(Exit::Other(reason, _)) => (reason_name(*reason).or(Some("")), false),
+        None => (None, false),
+    };
+    (
+        purposes::of_exit(reason, write),
+        left.access().and(left.meaning.document),
+    )
+}
+
+/// `Documentation/virt/kvm/api.rst 5; PCI Express 6.0, 7.5.1`.
+pub fn document(why: Why, section: Option<&str>) -> String {
+    match section {
+        Some(section) => format!("{}; {section}", why.document),
+        None => why.document.into(),
     }
 }
 
@@ -100,6 +129,7 @@ mod tests {
             function: Some("00:03.0".into()),
             register: Some("BAR0".into()),
             note: Some("sizing".into()),
+            document: None,
         };
         let line = "out cfc.4  00:03.0 BAR0 ← ffffffff (sizing)";
         assert_eq!(accessed(&access, &meaning), line);

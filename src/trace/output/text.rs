@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use crate::decode::calls::Why;
 use crate::event::{Body, Call, Event, Left};
 use crate::output::duration::duration;
 use crate::output::emitter::Output;
-use crate::output::line::{accessed, errno, exited, kernel};
+use crate::output::line::{accessed, document, errno, exited, kernel, purpose};
 use crate::output::{fields, totals};
+use crate::purposes;
 use crate::summary::Summary;
 
 /// How lines look.
@@ -81,11 +83,16 @@ impl Text {
             line += &format!(" [{note}]");
         }
         line += &format!(" <{}>", duration(took));
-        if let (true, Some(why)) = (self.style.why, call.why) {
-            let text = format!("{} ({})", why.text, why.document);
-            line += &format!("  {}", self.paint("32", &format!("# {text}")));
-        }
-        line
+        line + &self.why(call.why.map(|why| (why, None)))
+    }
+
+    /// What the line is for, if that is asked for.
+    fn why(&self, why: Option<(Why, Option<&str>)>) -> String {
+        let Some((why, section)) = why.filter(|_| self.style.why) else {
+            return String::new();
+        };
+        let text = format!("# {} ({})", why.text, document(why, section));
+        format!("  {}", self.paint("32", &text))
     }
 
     fn exit(&self, left: &Left, took: u64) -> String {
@@ -98,7 +105,8 @@ impl Text {
         } else {
             ""
         };
-        format!("{text}{immediate} <{}>", duration(took))
+        let why = self.why(Some(purpose(left)));
+        format!("{text}{immediate} <{}>{why}", duration(took))
     }
 }
 
@@ -126,7 +134,8 @@ impl Output for Text {
             Body::Exit(left) => ("", self.exit(left, event.took)),
             Body::Coalesced(access, meaning) => {
                 let text = format!("coalesced {}", accessed(access, meaning));
-                ("", self.paint("2", &text))
+                let why = self.why(Some((purposes::KEPT, meaning.document)));
+                ("", self.paint("2", &text) + &why)
             }
             Body::Process(text) => ("", self.paint("33", text)),
             Body::Kernel(happened) => ("", self.paint("35", &kernel(happened))),

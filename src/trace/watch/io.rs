@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::decode::value::{Field, Kind, Memory, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::{FileKind, FileRef};
+use crate::purposes;
 use crate::sys::memory::Remote;
 use crate::watch::memory::{field, region};
 use crate::watch::thread::{Started, Thread, What};
@@ -60,6 +61,9 @@ pub fn show(
     (result, now): (i64, u64),
 ) {
     let body = Body::Call(Call {
+        why: file
+            .as_ref()
+            .and_then(|file| purposes::of_call(&shown.name, Some(file.kind))),
         name: shown.name,
         known: true,
         ins: shown.ins,
@@ -68,7 +72,6 @@ pub fn show(
         makes: shown.makes,
         note: shown.note,
         names: Names::default(),
-        why: None,
     });
     let took = now.saturating_sub(started.time);
     world.emit(thread, started.time, took, file, body);

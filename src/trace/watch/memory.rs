@@ -3,6 +3,7 @@
 use crate::decode::value::{Field, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::FileRef;
+use crate::purposes;
 use crate::watch::thread::{Span, Started, Thread};
 use crate::watch::world::{Slot, World};
 
@@ -239,7 +240,7 @@ fn emit(
         makes: None,
         note,
         names: Names::default(),
-        why: None,
+        why: purposes::of_call(name, file.as_ref().map(|file| file.kind)),
     });
     let took = now.saturating_sub(started.time);
     world.emit(thread, started.time, took, file, body);

@@ -49,6 +49,12 @@ fn text_is_for_people_and_filters_choose() {
     ] {
         assert!(all.contains(part), "{part:?} is not in {all}");
     }
+    // Each call and each exit says what it is for.
+    let lines = all.lines().take_while(|line| !line.is_empty());
+    let calls =
+        lines.filter(|line| !line.contains("  executes ") && !line.contains("  ends with "));
+    let without: Vec<_> = calls.filter(|line| !line.contains("  # ")).collect();
+    assert_eq!(without, Vec::<&str>::new());
     let count = |text: &str, part: &str| text.matches(part).count();
     let some = guest(&["--only", "exit", "--address", "0xc0000000"]);
     assert_eq!(count(&some, "load c0000000.4"), 3, "{some}");
@@ -56,6 +62,9 @@ fn text_is_for_people_and_filters_choose() {
     assert_eq!(count(&some, "coalesced out"), 0, "{some}");
     // The counts are of all.
     assert!(some.contains("KVM_CREATE_VM\n"), "{some}");
+    // An address in the middle of what is accessed.
+    let some = guest(&["--only", "exit", "--address", "0xc0000002"]);
+    assert_eq!(count(&some, "load c0000000.4"), 3, "{some}");
     let some = guest(&["--descriptor", "vcpu 0", "--only", "vcpu"]);
     assert!(some.contains("KVM_SET_CPUID2("), "{some}");
     assert_eq!(count(&some, "KVM_CREATE_VM("), 0, "{some}");

@@ -111,6 +111,7 @@ fn accesses_have_names_and_answers() {
             .input(Width::Dword, 0xcfc);
         g.out(Width::Dword, 0xcf8, 0x8000_f800)
             .input(Width::Dword, 0xcfc);
+        g.load32(ECAM + 0x2c).load32(ECAM + 0xc);
         g.load32(ECAM + 0x2c).load32(NOWHERE);
         g.print("x").input(Width::Byte, 0x3fd);
         g.power_off();
@@ -135,6 +136,9 @@ fn accesses_have_names_and_answers() {
         "exit | 00:00.0 | vendor ID | 0x81b36 | -",
         "coalesced | - | PCI CONFIG_ADDRESS | 0x8000f800 | selects 00:1f.0 vendor ID",
         "exit | 00:1f.0 | vendor ID | 0xffffffff | no function",
+        // A bridge has other registers there.
+        "exit | 00:00.0 | header +0x2c | 0x0 | -",
+        "exit | 00:00.0 | cache line size | 0x0 | -",
         "exit | 00:00.0 | subsystem vendor ID | 0x0 | -",
         "exit | - | - | 0xffffffff | -",
         "coalesced | - | COM1 transmitter holding | 0x78 | 'x'",

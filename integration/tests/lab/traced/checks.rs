@@ -181,11 +181,18 @@ impl Trace {
 }
 
 /// Whether this names a register. Reserved are only those that the specification reserves in a
-/// header of type 0 (PCI Express 6.0, 7.5.1.2).
+/// header of type 0 (PCI Express 6.0, 7.5.1.2). What belongs to no capability is the device's own,
+/// and so is what follows the length of a vendor-specific one; each other offset is no name.
 fn is_name(register: &str) -> bool {
-    match register.strip_prefix("reserved +0x") {
-        Some(offset) => u16::from_str_radix(offset, 16).is_ok_and(|at| (0x35..=0x3b).contains(&at)),
-        None => !register.starts_with('+'),
+    let Some((name, offset)) = register.split_once(" +0x") else {
+        return !register.starts_with('+');
+    };
+    let reserved =
+        u16::from_str_radix(offset, 16).is_ok_and(|at| (0x35..=0x3b).contains(&at));
+    match name {
+        "reserved" => reserved,
+        "device-specific" | "vendor-specific" => true,
+        _ => false,
     }
 }
 

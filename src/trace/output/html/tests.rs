@@ -114,7 +114,7 @@ fn exit(space: Space, address: u64, function: &str) -> Body {
         meaning: Meaning {
             function: Some(function.into()),
             register: Some("BAR0".into()),
-            note: None,
+            ..Meaning::default()
         },
     })
 }
