@@ -138,6 +138,7 @@ fn finish(folder: &Path, language: &str) -> Result<(usize, usize), String> {
             &format!("<html lang=\"{language}\""),
             &format!("<html lang=\"{on_the_web}\""),
         );
+        let new = pages::with_words(&new, language);
         files.extend(named);
         fs::write(path, &new).map_err(|e| format!("{}: {e}", path.display()))?;
         *text = new;

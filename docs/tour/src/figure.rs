@@ -94,7 +94,7 @@ fn columns(data: &str) -> Result<String, String> {
 }
 
 /// The longest bar.
-const WIDTH: u64 = 40;
+const WIDTH: u64 = 24;
 
 fn bars(data: &str) -> Result<String, String> {
     let row = |line: &str| -> Result<(u64, String), String> {
@@ -117,10 +117,11 @@ fn bars(data: &str) -> Result<String, String> {
         .map(|(_, name)| name.chars().count())
         .max()
         .unwrap_or(0);
+    let digits = most.to_string().len();
     let mut drawn = String::new();
     for (count, name) in rows {
         let bar = "█".repeat((count * WIDTH).div_ceil(most) as usize);
-        let _ = writeln!(drawn, "{name:<width$} {bar} {count}");
+        let _ = writeln!(drawn, "{name:<width$} {count:>digits$} {bar}");
     }
     match drawn.is_empty() {
         true => Err("there is nothing to draw".into()),
@@ -259,8 +260,8 @@ mod tests {
     fn a_bar_is_as_long_as_its_count() {
         let drawn = draw("bars", "  4  read port\n  1  write\n").unwrap();
         let lengths: Vec<_> = drawn.lines().map(|l| l.matches('█').count()).collect();
-        assert_eq!(lengths, [40, 10]);
-        assert!(drawn.starts_with("read port █") && drawn.ends_with(" 1\n"));
+        assert_eq!(lengths, [24, 6]);
+        assert!(drawn.starts_with("read port 4 █") && drawn.contains("\nwrite     1 █"));
     }
 
     #[test]

@@ -73,6 +73,17 @@ pub fn resolves(link: &str, page: &str, read: impl FnOnce(&str) -> Option<String
     target.is_some_and(|text| anchor.is_empty() || text.contains(&format!("id=\"{anchor}\"")))
 }
 
+/// What unfolds an answer, which is HTML and so no message of the translators.
+const ANSWER: &str = "<summary>Answer</summary>";
+
+/// The page with the words that no message has in the page's language.
+pub fn with_words(page: &str, language: &str) -> String {
+    match language {
+        "zh_CN" => page.replace(ANSWER, "<summary>答案</summary>"),
+        _ => page.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +99,20 @@ mod tests {
         assert!(text.contains("\"files/docs/reading.md.txt\""));
         assert_eq!(links(&text).len(), 6);
         assert!(text.contains("\"toc.html\""));
+    }
+
+    #[test]
+    fn words_outside_of_messages_are_translated() {
+        let page = "<details><summary>Answer</summary> Answer </details>";
+        let chinese = with_words(page, "zh_CN");
+        assert_eq!(
+            chinese,
+            "<details><summary>答案</summary> Answer </details>"
+        );
+        assert_eq!(with_words(page, "en"), page);
+        for (language, _) in crate::catalog::LANGUAGES {
+            assert!(!with_words(page, language).contains(ANSWER), "{language}");
+        }
     }
 
     #[test]

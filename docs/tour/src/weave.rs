@@ -149,6 +149,7 @@ impl Loom<'_> {
         let language = match path.rsplit_once('.') {
             Some((_, "rs")) => "rust",
             Some((_, "s")) => "asm",
+            Some((_, "sh")) => "sh",
             _ => "text",
         };
         let body: String = lines

@@ -40,7 +40,24 @@ fn names(fields: &str, file: &str) -> bool {
     })
 }
 
-/// One column for each file, one line for each call. Closing is left out.
+/// The width of a column.
+const COLUMN: usize = 4;
+
+/// The columns of the files that a call is on and that it makes or names.
+fn columns(call: &Call<'_>, files: &[&str]) -> (usize, Option<usize>) {
+    let own = files.iter().position(|file| *file == call.file);
+    let made = call.makes.filter(|made| *made != call.file);
+    let other = match made {
+        Some(made) => files.iter().position(|file| *file == made),
+        None => files
+            .iter()
+            .position(|file| *file != call.file && names(call.rest, file)),
+    };
+    (own.unwrap_or(0), other)
+}
+
+/// One column for each file, whose name stands at the column's top, and one line for each call.
+/// Closing is left out.
 ///
 /// # Errors
 /// There is no call.
@@ -58,31 +75,24 @@ pub fn ladder(data: &str) -> Result<String, String> {
     if files.is_empty() {
         return Err("there is no call".into());
     }
-    let widths: Vec<_> = files.iter().map(|file| file.chars().count() + 2).collect();
-    let starts: Vec<usize> = (0..=files.len())
-        .map(|column| widths.iter().take(column).sum())
-        .collect();
-    let width = starts.last().copied().unwrap_or(0);
-    let mut drawn: String = files.iter().map(|file| format!("{file}  ")).collect();
-    drawn = format!("{}\n", drawn.trim_end());
+    let mut drawn = String::new();
+    for (column, file) in files.iter().enumerate() {
+        let _ = writeln!(drawn, "{}{file}", "│   ".repeat(column));
+    }
     for call in &calls {
-        let own = files.iter().position(|file| *file == call.file);
-        let made = call.makes.filter(|made| *made != call.file);
-        let other = match made {
-            Some(made) => files.iter().position(|file| *file == made),
-            None => files
-                .iter()
-                .position(|file| *file != call.file && names(call.rest, file)),
-        };
-        let at = |column: Option<usize>| column.and_then(|column| starts.get(column)).copied();
-        let (own, other) = (at(own).unwrap_or(0), at(other));
+        let (own, other) = columns(call, &files);
+        let (own, other) = (own * COLUMN, other.map(|column| column * COLUMN));
         let (first, last) = (own.min(other.unwrap_or(own)), own.max(other.unwrap_or(own)));
-        let line: String = (0..width)
+        let line: String = (0..files.len() * COLUMN)
             .map(|x| match x {
                 x if Some(x) == other => '●',
                 x if x == own && call.makes == Some(call.file) => '●',
                 x if x == own => '○',
-                x if x > first && x < last => '─',
+                x if x > first && x < last => match x % COLUMN {
+                    0 => '┼',
+                    _ => '─',
+                },
+                x if x % COLUMN == 0 => '│',
                 _ => ' ',
             })
             .collect();
@@ -106,12 +116,14 @@ mod tests {
         let drawn = ladder(data).unwrap();
         assert_eq!(
             drawn,
-            "container  group 5  device x\n\
-             ●                             openat\n\
-             \u{20}          ●                  openat\n\
-             ●──────────○                  VFIO_GROUP_SET_CONTAINER\n\
-             ○                             VFIO_SET_IOMMU\n\
-             \u{20}          ○────────●         VFIO_GROUP_GET_DEVICE_FD\n"
+            "container\n\
+             │   group 5\n\
+             │   │   device x\n\
+             ●   │   │   openat\n\
+             │   ●   │   openat\n\
+             ●───○   │   VFIO_GROUP_SET_CONTAINER\n\
+             ○   │   │   VFIO_SET_IOMMU\n\
+             │   ○───●   VFIO_GROUP_GET_DEVICE_FD\n"
         );
         assert!(ladder("nothing").is_err());
     }
@@ -125,14 +137,11 @@ mod tests {
             ioas 1 x(a=ioas 1, b=kvm) = 0\n";
         let drawn = ladder(data).unwrap();
         let lines: Vec<_> = drawn.lines().collect();
-        assert_eq!(lines[0], "kvm  vm  kvm-vfio  iommufd  ioas 1");
-        assert!(lines[1].starts_with("●      "), "{drawn}");
-        assert!(lines[2].starts_with("○────●"), "{drawn}");
-        assert!(lines[3].starts_with("     ○───●"), "{drawn}");
-        assert!(
-            lines[4].ends_with("○────────●       IOMMU_IOAS_ALLOC"),
-            "{drawn}"
-        );
-        assert!(lines[5].starts_with("●────"), "{drawn}");
+        assert_eq!(lines[4], "│   │   │   │   ioas 1", "{drawn}");
+        assert!(lines[5].starts_with("●   │"), "{drawn}");
+        assert!(lines[6].starts_with("○───●   │"), "{drawn}");
+        assert!(lines[7].starts_with("│   ○───●   │"), "{drawn}");
+        assert_eq!(lines[8], "│   │   │   ○───●   IOMMU_IOAS_ALLOC", "{drawn}");
+        assert!(lines[9].starts_with("●───┼───┼───┼───○   x"), "{drawn}");
     }
 }
