@@ -56,7 +56,7 @@ pub struct TraceArgs {
     #[arg(short = 'c', long, conflicts_with = "json")]
     pub summary_only: bool,
 
-    /// Show only these kinds: exit, coalesced, process, memory, kernel, or the calls of a file: kvm,
+    /// Show only these kinds: exit, coalesced, process, memory, kernel, or calls of a file: kvm,
     /// vm, vcpu, kvm-device, kvm-other, container, group, device, migration, iommufd,
     /// iommufd-other, eventfd
     #[arg(long, value_name = "KIND", value_delimiter = ',')]

@@ -14,7 +14,7 @@ pub fn of_call(name: &str, file: Option<FileKind>) -> Option<Why> {
     let (text, document) = match (name, file) {
         ("open" | "openat" | "openat2", file) => opened(file?)?,
         ("eventfd" | "eventfd2", _) => (
-            "Makes a counter by which one side signals another: the guest's interrupt, or a thread.",
+            "Makes a counter by which one side signals another: an interrupt, or a thread.",
             "eventfd(2)",
         ),
         ("read", Some(Eventfd)) => (
