@@ -66,13 +66,33 @@ const REASONS: [&str; 42] = [
 ];
 
 const IO: u32 = 2;
+const HYPERCALL: u32 = 3;
+const DEBUG: u32 = 4;
 const HLT: u32 = 5;
 const MMIO: u32 = 6;
 const SHUTDOWN: u32 = 8;
 const INTR: u32 = 10;
+const TPR_ACCESS: u32 = 12;
+const SYSTEM_EVENT: u32 = 24;
+const HYPERV: u32 = 27;
 const BUS_LOCK: u32 = 33;
+const XEN: u32 = 34;
 const NOTIFY: u32 = 37;
 const MEMORY_FAULT: u32 = 39;
+const TDX: u32 = 40;
+
+/// Arguments of KVM's hypercalls and of Xen's.
+const ARGS: [&str; 6] = [
+    "args[0]", "args[1]", "args[2]", "args[3]", "args[4]", "args[5]",
+];
+const PARAMS: [&str; 6] = [
+    "params[0]",
+    "params[1]",
+    "params[2]",
+    "params[3]",
+    "params[4]",
+    "params[5]",
+];
 
 /// The kernel's name of a reason.
 pub fn reason_name(reason: u32) -> Option<&'static str> {
@@ -179,11 +199,23 @@ fn fields(reason: u32, head: &[u8]) -> Vec<(&'static str, u64)> {
     match reason {
         0 => vec![("hardware_exit_reason", qword(32))],
         1 => vec![("exception", dword(32)), ("error_code", dword(36))],
-        3 => vec![
-            ("nr", qword(32)),
-            ("args[0]", qword(40)),
-            ("args[1]", qword(48)),
+        HYPERCALL => {
+            let mut all = vec![("nr", qword(32))];
+            all.extend(
+                ARGS.iter()
+                    .zip(0..)
+                    .map(|(name, i)| (*name, qword(40 + 8 * i))),
+            );
+            all.extend([("ret", qword(88)), ("flags", qword(96))]);
+            all
+        }
+        DEBUG => vec![
+            ("exception", dword(32)),
+            ("pc", qword(40)),
+            ("dr6", qword(48)),
+            ("dr7", qword(56)),
         ],
+        TPR_ACCESS => vec![("rip", qword(32)), ("is_write", dword(40))],
         9 => vec![
             ("hardware_entry_failure_reason", qword(32)),
             ("cpu", dword(40)),
@@ -194,25 +226,80 @@ fn fields(reason: u32, head: &[u8]) -> Vec<(&'static str, u64)> {
             all.extend(data);
             all
         }
-        24 => vec![
-            ("type", dword(32)),
-            ("ndata", dword(36)),
-            ("data[0]", qword(40)),
-        ],
+        SYSTEM_EVENT => {
+            let mut all = vec![("type", dword(32)), ("ndata", dword(36))];
+            let data = (0..u32_at(head, 36).min(16) as usize).map(|i| ("data", qword(40 + 8 * i)));
+            all.extend(data);
+            all
+        }
         26 => vec![("vector", u64::from(head[32]))],
         29 | 30 => vec![
             ("reason", dword(40)),
             ("index", dword(44)),
             ("data", qword(48)),
         ],
+        HYPERV => hyperv(head),
+        XEN => {
+            let mut all = vec![("type", dword(32)), ("longmode", dword(40))];
+            all.extend([
+                ("cpl", dword(44)),
+                ("input", qword(48)),
+                ("result", qword(56)),
+            ]);
+            all.extend(
+                PARAMS
+                    .iter()
+                    .zip(0..)
+                    .map(|(name, i)| (*name, qword(64 + 8 * i))),
+            );
+            all
+        }
         NOTIFY => vec![("flags", dword(32))],
         MEMORY_FAULT => vec![
             ("flags", qword(32)),
             ("gpa", qword(40)),
             ("size", qword(48)),
         ],
+        TDX => vec![
+            ("flags", qword(32)),
+            ("nr", qword(40)),
+            ("ret", qword(48)),
+            ("data", qword(56)),
+            ("data", qword(64)),
+            ("data", qword(72)),
+            ("data", qword(80)),
+            ("data", qword(88)),
+        ],
         _ => Vec::new(),
     }
+}
+
+/// The fields of `struct kvm_hyperv_exit`, by its type.
+fn hyperv(head: &[u8]) -> Vec<(&'static str, u64)> {
+    let mut all = vec![("type", u64::from(u32_at(head, 32)))];
+    let names: &[&str] = match u32_at(head, 32) {
+        1 => &["msr", "control", "evt_page", "msg_page"],
+        2 => &["input", "result", "params[0]", "params[1]"],
+        3 => &[
+            "msr",
+            "control",
+            "status",
+            "send_page",
+            "recv_page",
+            "pending_page",
+        ],
+        _ => &[],
+    };
+    all.extend(
+        names
+            .iter()
+            .zip(0..)
+            .map(|(name, i)| (*name, u64_at(head, 40 + 8 * i))),
+    );
+    // The register's number has 32 bits, and padding behind them.
+    let msr = all.iter_mut().filter(|(name, _)| *name == "msr");
+    msr.for_each(|(_, value)| *value &= u64::from(u32::MAX));
+    all
 }
 
 #[cfg(test)]
@@ -259,6 +346,48 @@ mod tests {
         let exit = Exit::parse(reason(&page), &page);
         assert_eq!(exit.word(), "mmio_read");
         assert_eq!(mmio_answer(&page, 2), [0x78, 0x56]);
+    }
+
+    /// The fields of an exit whose union has a number in each dword: its place in the union.
+    fn counted(reason: u32) -> Vec<(&'static str, u64)> {
+        let union: Vec<u8> = (0..36u32).flat_map(u32::to_le_bytes).collect();
+        match Exit::parse(&head(reason, &union)) {
+            Exit::Other(_, fields) => fields,
+            exit => panic!("{exit:?}"),
+        }
+    }
+
+    /// The places of the fields in linux/kvm.h.
+    #[test]
+    fn fields_stand_where_the_kernel_has_them() {
+        let two = |first: u64| first | (first + 1) << 32;
+        let hypercall = counted(HYPERCALL);
+        assert_eq!(hypercall.first(), Some(&("nr", two(0))));
+        assert_eq!(
+            hypercall[6..],
+            [("args[5]", two(12)), ("ret", two(14)), ("flags", two(16))]
+        );
+        let debug = [
+            ("exception", 0),
+            ("pc", two(2)),
+            ("dr6", two(4)),
+            ("dr7", two(6)),
+        ];
+        assert_eq!(counted(DEBUG), debug);
+        assert_eq!(counted(TPR_ACCESS), [("rip", two(0)), ("is_write", 2)]);
+        let event = [("type", 0), ("ndata", 1), ("data", two(2))];
+        assert_eq!(counted(SYSTEM_EVENT), event);
+        let xen = counted(XEN);
+        assert_eq!(xen[1..4], [("longmode", 2), ("cpl", 3), ("input", two(4))]);
+        assert_eq!(xen.last(), Some(&("params[5]", two(18))));
+        assert_eq!(counted(TDX)[1..3], [("nr", two(2)), ("ret", two(4))]);
+        let synic = hyperv(&head(
+            HYPERV,
+            &[1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0, 5],
+        ));
+        assert_eq!(synic[..3], [("type", 1), ("msr", 7), ("control", 5)]);
+        let call = hyperv(&head(HYPERV, &[2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 9]));
+        assert_eq!(call[1], ("input", 7 | 9 << 32));
     }
 
     #[test]
