@@ -100,10 +100,16 @@ pub fn verdict(output: &Output) -> Result<(), String> {
         ));
     }
     if let Some(at) = fault("[DMA Write") {
-        return Err(format!(
-            "The IOMMU refused a write at {at:#x}: RAM ends there, so all 2048 bytes must lie \
-             below it."
-        ));
+        return Err(match to < at {
+            true => format!(
+                "The IOMMU refused a write at {at:#x}, and the copy began at {to:#x}: RAM ends \
+                 between the two, so the 2048 bytes must begin earlier."
+            ),
+            false => format!(
+                "The IOMMU refused a write at {at:#x}: RAM ends there, so all 2048 bytes must lie \
+                 below it."
+            ),
+        });
     }
     match after(text, "right ") {
         Some(WORDS) => Ok(()),
