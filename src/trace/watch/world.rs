@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Weak;
 
 use libc::pid_t;
+use pci::regs;
 
 use crate::decode::value::Memory;
 use crate::event::{Body, Event};
@@ -61,12 +62,24 @@ pub struct Vm {
 }
 
 /// A VFIO device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HostDevice {
     /// Offset in the file and size of each region.
     pub regions: BTreeMap<u32, (u64, u64)>,
     /// What was read from its configuration space.
     pub config: Shadow,
+}
+
+impl Default for HostDevice {
+    fn default() -> Self {
+        let mut config = Shadow::default();
+        // VFIO has no bridges (vfio_pci_core_register_device of drivers/vfio/pci/vfio_pci_core.c).
+        config.read(regs::HEADER_TYPE, &[0]);
+        Self {
+            regions: BTreeMap::new(),
+            config,
+        }
+    }
 }
 
 /// The world of the traced programs.
