@@ -22,6 +22,8 @@ const MSI_WIDE: &[Register] = &[
 ];
 /// Bit 7 of MSI's message control: the address has 64 bits.
 const WIDE: u16 = 1 << 7;
+/// Bit 8: each vector can be masked. Without it the capability ends before the mask.
+const MASKS: u16 = 1 << 8;
 
 const EXPRESS: &[Register] = &[
     (2, 2, "capabilities"),
@@ -237,10 +239,15 @@ const EXTENDED: &[Capability<u16>] = &[
 pub fn standard(id: u8, offset: u16, control: Option<u16>) -> String {
     let found = STANDARD.iter().find(|(known, ..)| *known == id);
     let capability = found.map_or_else(|| format!("capability {id:#04x}"), |c| c.1.into());
-    let rest = match control {
-        Some(control) if id == 0x05 && control & WIDE != 0 => MSI_WIDE,
-        Some(_) if id == 0x05 => MSI_NARROW,
-        _ => &[],
+    let control = control.filter(|_| id == 0x05);
+    let (rest, before_mask) = match control.map(|control| control & WIDE != 0) {
+        Some(true) => (MSI_WIDE, 3),
+        Some(false) => (MSI_NARROW, 2),
+        None => (MSI_NARROW, 0),
+    };
+    let rest = match control.is_some_and(|control| control & MASKS != 0) {
+        true => rest,
+        false => rest.get(..before_mask).unwrap_or_default(),
     };
     match offset {
         0 => format!("{capability} ID"),
@@ -281,8 +288,10 @@ mod tests {
         assert_eq!(standard(5, 4, None), "MSI message address");
         assert_eq!(standard(5, 8, None), "MSI +0x8");
         assert_eq!(standard(5, 8, Some(0)), "MSI message data");
-        assert_eq!(standard(5, 12, Some(0)), "MSI mask bits");
-        let wide = Some(WIDE | 1);
+        assert_eq!(standard(5, 12, Some(0)), "MSI +0xc");
+        assert_eq!(standard(5, 12, Some(MASKS)), "MSI mask bits");
+        assert_eq!(standard(5, 0x10, Some(WIDE)), "MSI +0x10");
+        let wide = Some(WIDE | MASKS | 1);
         assert_eq!(standard(5, 8, wide), "MSI message address, upper half");
         assert_eq!(standard(5, 12, wide), "MSI message data");
         assert_eq!(standard(5, 0x10, wide), "MSI mask bits");

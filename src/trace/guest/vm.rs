@@ -185,6 +185,10 @@ impl GuestVm {
     }
 }
 
+/// Bits of message control (PCI Express 6.0, 7.7.1.2 and 7.7.2.2).
+const MSI_CONTROL: [(u64, &str); 1] = [(1, "enabled")];
+const MSIX_CONTROL: [(u64, &str); 2] = [(1 << 15, "enabled"), (1 << 14, "all vectors masked")];
+
 /// What the value of a register of configuration space means.
 fn config_note(name: &str, access: &Access) -> Option<String> {
     let (write, value) = (access.register.write, access.value()?);
@@ -192,13 +196,15 @@ fn config_note(name: &str, access: &Access) -> Option<String> {
         ("vendor ID", false) if value & 0xffff == 0xffff => Some("no function".into()),
         (name, true) if name.starts_with("BAR") && value == 0xffff_ffff => Some("sizing".into()),
         ("COMMAND", _) => Some(command(value)),
-        ("MSI-X message control", true) => Some(flags(
-            value,
-            &[(1 << 15, "enabled"), (1 << 14, "all vectors masked")],
-            "disabled",
-        )),
-        ("MSI message control", true) => Some(flags(value, &[(1, "enabled")], "disabled")),
+        ("MSI-X message control", true) => Some(flags(value, &MSIX_CONTROL, "disabled")),
+        ("MSI message control", true) => Some(flags(value, &MSI_CONTROL, "disabled")),
+        // A dword has ID and pointer, which cannot be written, and message control.
+        ("MSI-X ID", true) if access.width == 4 => {
+            Some(flags(value >> 16, &MSIX_CONTROL, "disabled"))
+        }
+        ("MSI ID", true) if access.width == 4 => Some(flags(value >> 16, &MSI_CONTROL, "disabled")),
         ("MSI message address", true) => messages::destination(value),
+        ("MSI message data", true) => Some(format!("vector {:#04x}", value & 0xff)),
         ("power management PMCSR", true) => Some(match value & 3 {
             3 => "D3hot".into(),
             state => format!("D{state}"),
@@ -363,6 +369,27 @@ mod tests {
         assert_eq!(store(vm, 0xfe00_0014, 1), "00:03.0 CC (BAR0+0x14)");
         assert_eq!(store(vm, 0xfe00_1008, 1), "00:03.0 SQ1TDBL (BAR0+0x1008)");
         assert_eq!(store(vm, 0xfe00_4000, 1), " ()");
+    }
+
+    #[test]
+    fn a_message_of_msi_is_told() {
+        let mut vm = GuestVm::default();
+        let vm = &mut vm;
+        config(vm, 0, false, 0x11e8_1234);
+        config(vm, 0x34, false, 0x40);
+        config(vm, 0x40, false, 0x0080_0005);
+        assert_eq!(
+            config(vm, 0x44, true, 0xfee0_1000),
+            "00:03.0 MSI message address (CPU 1)"
+        );
+        assert_eq!(
+            config(vm, 0x4c, true, 0x41),
+            "00:03.0 MSI message data (vector 0x41)"
+        );
+        assert_eq!(
+            config(vm, 0x40, true, 0x0081_0005),
+            "00:03.0 MSI ID (enabled)"
+        );
     }
 
     #[test]
