@@ -59,7 +59,8 @@ impl Exercise {
             Check::InLab(command, verdict) => (command, verdict),
         };
         let text = fs::read_to_string(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
-        let outputs = lab::run(&[command(&text)], &Stable::nothing(), programs)?;
+        let limited = (command(&text), lab::FOR_ANSWER);
+        let outputs = lab::run(&[limited], &Stable::nothing(), programs)?;
         outputs.iter().try_for_each(verdict)
     }
 }

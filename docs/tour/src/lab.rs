@@ -16,6 +16,17 @@ use crate::{CHAPTERS, chapter_path};
 /// the machine's programs and kernel first.
 const LIMIT: Duration = Duration::from_secs(3000);
 
+/// Seconds for a command of a chapter.
+pub const FOR_COMMAND: u32 = 60;
+/// Seconds for a reader's answer: a check ends within a minute, with the machine's start.
+pub const FOR_ANSWER: u32 = 25;
+
+/// Before the number of a command, and the seconds since the machine's start at its end.
+const UP: &str = "@up ";
+
+/// A command, and the seconds after which it is ended.
+pub type Limited = (String, u32);
+
 /// The commands of a chapter that run in the lab, in order.
 pub fn commands(chapter: &str) -> Vec<String> {
     let mut inside = false;
@@ -58,7 +69,7 @@ pub fn entries(
 ) -> Result<Vec<Entry>, String> {
     let texts: Vec<_> = commands
         .iter()
-        .map(|(_, command)| command.clone())
+        .map(|(_, command)| (command.clone(), FOR_COMMAND))
         .collect();
     let outputs = run(&texts, stable, programs)?;
     let pairs = commands.iter().zip(outputs);
@@ -85,7 +96,7 @@ impl Drop for Script {
 /// # Errors
 /// The machine does not start, ends before the last command, or its kernel complains.
 pub fn run(
-    commands: &[String],
+    commands: &[Limited],
     stable: &Stable,
     programs: &Commands,
 ) -> Result<Vec<Output>, String> {
@@ -95,6 +106,13 @@ pub fn run(
     programs.build_lab()?;
     let command = format!("target/debug/shell --run '{}'", script.0.display());
     let ended = programs.shell(&command, LIMIT)?;
+    if env::var_os("TOUR_TIMES").is_some() {
+        for (number, seconds) in times(&ended.text) {
+            let command = commands.get(number).map_or("", |(command, _)| command);
+            let first: String = command.lines().take(1).collect();
+            eprintln!("{seconds:7.2} s  {first}");
+        }
+    }
     let outputs = outputs(&ended.text, commands.len()).and_then(|outputs| match ended.status {
         0 => Ok(outputs),
         status => Err(format!("the emulated machine ended with status {status}")),
@@ -110,21 +128,38 @@ pub fn run(
         })
 }
 
+/// The numbers of commands, and how many seconds each took, the longest first.
+fn times(text: &str) -> Vec<(usize, f64)> {
+    let line = |line: &str| {
+        let mut words = line.strip_prefix(UP)?.split(' ');
+        let number: usize = words.next()?.parse().ok()?;
+        Some((number, words.next()?.parse().ok()?))
+    };
+    let ends: Vec<(usize, f64)> = text.lines().filter_map(line).collect();
+    let pairs = ends.iter().zip(ends.iter().skip(1));
+    let mut times: Vec<_> = pairs
+        .map(|((_, begun), (number, ended))| (*number, ended - begun))
+        .collect();
+    times.sort_by(|a, b| b.1.total_cmp(&a.1));
+    times
+}
+
 /// The script that runs each command in a shell of its own, and marks what it prints.
-pub fn script_of(commands: &[String]) -> String {
+pub fn script_of(commands: &[Limited]) -> String {
     let mut script = String::from(
         "tour() {\n\
          \techo \"@begin $1\"\n\
          \tstatus=0\n\
-         \ttimeout 60 sh /run/command </dev/null >/run/printed 2>&1 || status=$?\n\
+         \ttimeout $2 sh /run/command </dev/null >/run/printed 2>&1 || status=$?\n\
          \tcat /run/printed\n\
          \t[ -z \"$(tail -c 1 /run/printed)\" ] || echo\n\
          \techo \"@end $1 $status\"\n\
+         \techo \"@up $1 $(cat /proc/uptime)\"\n\
          }\n",
     );
-    for (number, command) in commands.iter().enumerate() {
+    for (number, (command, seconds)) in commands.iter().enumerate() {
         script += &format!(
-            "cat >/run/command <<'COMMAND-ENDS'\n{command}\nCOMMAND-ENDS\ntour {number}\n"
+            "cat >/run/command <<'COMMAND-ENDS'\n{command}\nCOMMAND-ENDS\ntour {number} {seconds}\n"
         );
     }
     script
@@ -176,6 +211,12 @@ mod tests {
         let outputs = outputs(text, 2).unwrap();
         let texts: Vec<_> = outputs.iter().map(|output| &*output.text).collect();
         assert_eq!(texts, ["a\n", "b\n"]);
+    }
+
+    #[test]
+    fn the_time_of_a_command_is_that_since_the_last() {
+        let text = "@end 0 0\n@up 0 10.50 9.1\nx\n@up 1 11.00 9.2\n@up 2 14.00 9.9\n";
+        assert_eq!(times(text), [(2, 3.0), (1, 0.5)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What needs the emulated machine, all in one boot: the chapters' commands print what is recorded,
-//! and the exercises' answers get their sentences. `make test-all` runs this.
+//! and the exercises' answers get their sentences. `make test-all` runs this. With TOUR_TIMES=1 and
+//! --nocapture it tells how long each command took.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -105,10 +106,14 @@ fn the_lab_prints_what_is_recorded_and_answers_get_their_sentences() {
     let chapters = lab::all_commands(&sources).unwrap();
     let answers = answers();
     assert!(chapters.len() >= 10 && answers.len() >= 12);
-    let commands = chapters.iter().map(|(_, command)| command.clone());
+    let of_chapter = |command: String| (command, lab::FOR_COMMAND);
+    let commands = chapters
+        .iter()
+        .map(|(_, command)| of_chapter(command.clone()));
+    let tries = answers.iter();
     let commands: Vec<_> = commands
-        .chain(answers.iter().map(|answer| answer.command.clone()))
-        .chain(TRACES.map(traced))
+        .chain(tries.map(|answer| (answer.command.clone(), lab::FOR_ANSWER)))
+        .chain(TRACES.map(|command| of_chapter(traced(command))))
         .collect();
     let outputs = lab::run(&commands, &stable, &Commands::new(root())).unwrap();
     let (printed, rest) = outputs.split_at(chapters.len());

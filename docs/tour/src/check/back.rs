@@ -10,9 +10,9 @@ pub fn command(answer: &str) -> String {
 driver() {{ basename \"$(readlink $device/driver || echo none)\"; }}
 mini-vmm host bind 00:05.0 >/dev/null 2>&1
 rm -f /run/said
-mini-vmm --kernel stay.elf --vfio 00:05.0 >/run/said 2>&1 &
+mini-vmm --kernel stay.elf --memory 64M --vfio 00:05.0 >/run/said 2>&1 &
 vmm=$!
-(sleep 30; kill -9 $vmm) >/dev/null 2>&1 &
+(sleep 15; kill -9 $vmm) >/dev/null 2>&1 &
 guard=$!
 until grep -qs here /run/said || ! kill -0 $vmm; do sleep 0.1; done
 echo \"before driver=$(driver)\"

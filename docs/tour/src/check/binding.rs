@@ -19,7 +19,7 @@ list before
 cat >/run/answer <<'ANSWER-ENDS'
 {answer}
 ANSWER-ENDS
-timeout 20 sh /run/answer
+timeout 15 sh /run/answer
 echo \"status $?\"
 list after
 echo '1b36 0010' >/sys/bus/pci/drivers/vfio-pci/remove_id 2>/dev/null && echo new-id

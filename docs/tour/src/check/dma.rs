@@ -70,7 +70,7 @@ right:	.asciz \"right \"
     let run = format!(
         "echo 'used from {from:#x} to {to:#x}'
 dmesg -c >/dev/null
-timeout 20 own /run/guest 0000:00:0b.0 2>&1
+timeout 15 own /run/guest 0000:00:0b.0 2>&1
 dmesg -c | grep 'DMAR: .*fault addr'"
     );
     with_guest(&guest, "img", &run)

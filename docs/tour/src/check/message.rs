@@ -9,7 +9,7 @@ const ON: u64 = 1 << 16;
 
 /// Runs the guest, and prints its writes to the MSI capability.
 pub fn command(answer: &str) -> String {
-    let run = "timeout 20 mini-vmm trace -o /run/calls -- own /run/guest 0000:00:0b.0 2>&1
+    let run = "timeout 15 mini-vmm trace -o /run/calls -- own /run/guest 0000:00:0b.0 2>&1
 for register in 0x40 0x44 0x4c; do
 	sed -nE \"s/.*pwrite64\\(region=\\\"config\\\", offset=$register, .*data=(0x[0-9a-f]+)\\).*/\
                wrote $register \\1/p\" /run/calls | tail -n 1

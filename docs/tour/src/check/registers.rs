@@ -10,7 +10,7 @@ const ADDRESS: &str = "04 00 00 c0";
 
 /// Runs the guest where its device's BAR is not mapped.
 pub fn command(answer: &str) -> String {
-    let run = "timeout 20 mini-vmm --kernel /run/guest --memory 64M --vfio 00:0b.0,mmap=off \
+    let run = "timeout 15 mini-vmm --kernel /run/guest --memory 64M --vfio 00:0b.0,mmap=off \
                --stats 2>&1";
     with_guest(answer, "elf", run)
 }

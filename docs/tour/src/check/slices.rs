@@ -12,7 +12,7 @@ echo 0 >$all/0000:02:00.0/sriov_drivers_autoprobe
 cat >/run/answer <<'ANSWER-ENDS'
 {answer}
 ANSWER-ENDS
-timeout 20 sh /run/answer
+timeout 15 sh /run/answer
 for number in 0 1 2; do
 	function=0000:02:00.$number
 	[ -e $all/$function ] || continue
