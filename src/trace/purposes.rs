@@ -46,7 +46,7 @@ pub fn of_call(name: &str, file: Option<FileKind>) -> Option<Why> {
             VFIO,
         ),
         ("mmap", _) => (
-            "Maps memory: the guest's, or what takes the place of a mapping.",
+            "Maps memory: the guest's, or what replaces a mapping.",
             "mmap(2)",
         ),
         ("munmap", _) => ("Ends a mapping.", "munmap(2)"),

@@ -47,13 +47,14 @@ const NO_NAMES: &[&str] = &[
     "pinning", "room", "sentence", "served", "settle", "share", "stuck", "taking", "turn",
 ];
 
-/// Phrases that contain one of the words and stay: English, the PCIe capability of that name, and
+/// Phrases that contain one of the words and stay: English, names of the PCIe specification, and
 /// the key of the JSON report.
 const KEPT: &[&str] = &[
     "in place of",
     "LANE_MARGIN",
     "Lane margining",
     "lane margining",
+    "lane error status",
     "\"place\"",
     "`place`",
 ];

@@ -105,7 +105,7 @@ fn a_part_that_is_gone_is_missed() {
     }
 }
 
-/// Beside the gap stand a solution and five wrong answers, whose sentences differ.
+/// Beside the gap stand a solution and five wrong answers, whose messages differ.
 #[test]
 fn each_exercise_has_a_solution_and_five_mistakes() {
     for (number, _) in CHAPTERS {
@@ -116,12 +116,12 @@ fn each_exercise_has_a_solution_and_five_mistakes() {
         let (gap, solution) = (read(exercise.gap), read(&format!("solution.{end}")));
         assert!(wanted(&solution).is_none() && gap != solution, "{number}");
         let mistakes = (1..=5).map(|mistake| wanted(&read(&format!("wrong-{mistake}.{end}"))));
-        let sentences: BTreeSet<_> = mistakes.map(Option::unwrap).collect();
-        assert_eq!(sentences.len(), 5, "{number}: {sentences:#?}");
-        for sentence in &sentences {
+        let messages: BTreeSet<_> = mistakes.map(Option::unwrap).collect();
+        assert_eq!(messages.len(), 5, "{number}: {messages:#?}");
+        for message in &messages {
             assert!(
-                sentence.ends_with('.') && sentence.len() > 40,
-                "{number}: {sentence}"
+                message.ends_with('.') && message.len() > 40,
+                "{number}: {message}"
             );
         }
     }

@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(mmio_answer(&page, 2), [0x78, 0x56]);
     }
 
-    /// The fields of an exit whose union has a number in each dword: its place in the union.
+    /// The fields of an exit whose union has a number in each dword, from 0 on.
     fn counted(reason: u32) -> Vec<(&'static str, u64)> {
         let union: Vec<u8> = (0..36u32).flat_map(u32::to_le_bytes).collect();
         match Exit::parse(&head(reason, &union)) {
@@ -357,7 +357,7 @@ mod tests {
         }
     }
 
-    /// The places of the fields in linux/kvm.h.
+    /// The fields are where linux/kvm.h has them.
     #[test]
     fn fields_stand_where_the_kernel_has_them() {
         let two = |first: u64| first | (first + 1) << 32;
