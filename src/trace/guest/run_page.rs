@@ -351,7 +351,7 @@ mod tests {
     /// The fields of an exit whose union has a number in each dword, from 0 on.
     fn counted(reason: u32) -> Vec<(&'static str, u64)> {
         let union: Vec<u8> = (0..36u32).flat_map(u32::to_le_bytes).collect();
-        match Exit::parse(&head(reason, &union)) {
+        match Exit::parse(reason, &head(reason, &union)) {
             Exit::Other(_, fields) => fields,
             exit => panic!("{exit:?}"),
         }
