@@ -133,7 +133,9 @@ impl Recording {
             records.take(|time, record| {
                 let of = format.number(record, "common_pid");
                 let of = of.and_then(|of| pid_t::try_from(of).ok());
-                if let Some(last) = of.and_then(|of| threads.get_mut(&of)) {
+                let last = of.and_then(|of| threads.get_mut(&of));
+                // A thread that has moved has records on two CPUs.
+                if let Some(last) = last.filter(|l| l.is_none_or(|last| last.time <= time)) {
                     *last = decode(format, time, record).or(*last);
                 }
             });
