@@ -53,6 +53,18 @@ pub fn choose(modalias: &str, aliases: &str) -> Driver {
     }
 }
 
+/// The driver of the host that matches a device's `modalias` and is a part of the kernel itself.
+/// `info` is modules.builtin.modinfo: texts such as `nvme.alias=pci:v*d*sv*sd*bc01sc08i02*`, each
+/// with a NUL byte behind it (Documentation/kbuild/kbuild.rst).
+pub fn built_in(modalias: &str, info: &[u8]) -> Option<String> {
+    let wanted = modalias.strip_prefix("pci:")?;
+    info.split(|byte| *byte == 0).find_map(|text| {
+        let text = str::from_utf8(text).ok()?;
+        let (module, pattern) = text.split_once(".alias=pci:")?;
+        matches(pattern.as_bytes(), wanted.as_bytes()).then(|| module.to_owned())
+    })
+}
+
 /// Whether a text matches a pattern in which `*` stands for any text, as in fnmatch(3). For each
 /// `*`, the time is linear in the lengths.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
@@ -122,6 +134,23 @@ alias vfio_pci:v*
         let generic = choose("pci:v000015B3d0000101Esv0sd0bc02sc00i00", "");
         assert_eq!(generic, Driver::generic());
         assert!(!generic.is_variant());
+    }
+
+    #[test]
+    fn a_driver_of_the_kernel_itself_is_found() {
+        let info = b"nvme.author=somebody\0nvme.alias=pci:v*d*sv*sd*bc01sc08i02*\0\
+            vfio_pci.alias=vfio_pci:v*d*sv*sd*bc*sc*i*\0x.alias=pci:\0";
+        let disk = "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02";
+        let card = "pci:v00008086d000010D3sv00008086sd0000A01Fbc02sc00i00";
+        assert_eq!(built_in(disk, info).as_deref(), Some("nvme"));
+        for (modalias, info) in [
+            (card, &info[..]),
+            (disk, b""),
+            ("", info),
+            (disk, b"\xff\0"),
+        ] {
+            assert_eq!(built_in(modalias, info), None, "{modalias}");
+        }
     }
 
     #[test]

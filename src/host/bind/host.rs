@@ -57,10 +57,21 @@ impl Host {
 
     /// The VFIO driver for a device with this `modalias`, loaded or not.
     pub(super) fn choose(&self, modalias: &str) -> Driver {
+        let aliases = self.modules_file("modules.alias");
+        driver::choose(modalias, &String::from_utf8_lossy(&aliases))
+    }
+
+    /// The host's driver for a device with this `modalias`, if the running kernel has the driver
+    /// built in. Kernels before 5.2 have no list of these.
+    pub(super) fn built_in(&self, modalias: &str) -> Option<String> {
+        driver::built_in(modalias, &self.modules_file("modules.builtin.modinfo"))
+    }
+
+    /// A file of the running kernel's modules; empty if there is none.
+    fn modules_file(&self, name: &str) -> Vec<u8> {
         let release = fs::read_to_string(self.paths.proc.join("sys/kernel/osrelease"));
         let release = release.unwrap_or_default();
-        let aliases = self.paths.modules.join(release.trim());
-        let aliases = fs::read(aliases.join("modules.alias")).unwrap_or_default();
-        driver::choose(modalias, &String::from_utf8_lossy(&aliases))
+        let folder = self.paths.modules.join(release.trim());
+        fs::read(folder.join(name)).unwrap_or_default()
     }
 }

@@ -19,7 +19,8 @@ const INITRAMFS_LIMIT: Duration = Duration::from_secs(900);
 /// one.
 ///
 /// # Errors
-/// A rule names another device at one of the addresses.
+/// A rule names another device at one of the addresses, or no rule can keep a device from a driver
+/// that is built into the kernel.
 pub(super) fn describe(
     host: &Host,
     wanted: &[Wanted],
@@ -30,6 +31,10 @@ pub(super) fn describe(
     let mut devices = Vec::new();
     for (wanted, driver) in wanted.iter().zip(drivers) {
         let facts = &wanted.facts;
+        if let Some(driver) = host.built_in(&facts.modalias) {
+            let bdf = facts.bdf();
+            return Err(PersistError::BuiltIn { bdf, driver }.into());
+        }
         let has = facts
             .device
             .driver

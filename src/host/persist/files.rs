@@ -35,6 +35,17 @@ pub enum PersistError {
     /// The kernel's names have characters that cannot be quoted.
     #[error("PCI device {0} has no identity that a rule of udev can name")]
     Odd(Bdf),
+    /// No program runs before the host's driver has the device.
+    #[error(
+        "PCI device {bdf} cannot be bound at each boot: its driver {driver} is a part of the \
+         kernel, and takes the device before udev runs"
+    )]
+    BuiltIn {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: String,
+    },
     /// Another device was made persistent at the address.
     #[error("the device at {bdf} is not the one that `host bind --persist` named: {difference}")]
     Other {
@@ -66,6 +77,10 @@ impl PersistError {
             }
             Self::BadRule(path) => format!("as root: rm {}", path.display()),
             Self::Odd(bdf) => format!("see `cat /sys/bus/pci/devices/{bdf}/modalias`"),
+            Self::BuiltIn { bdf, .. } => format!(
+                "bind it after each boot, as root: mini-vmm host bind {bdf}; a unit of systemd can \
+                 do that, and a run with `--vfio {bdf},managed=on` too"
+            ),
             Self::Other { bdf, .. } => format!(
                 "forget the earlier one, as root: mini-vmm host unbind {bdf} --persist; then bind \
                  again"

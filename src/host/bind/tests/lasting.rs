@@ -378,3 +378,32 @@ fn an_odd_identity_is_refused() {
         assert_eq!(names(&fake), [""; 0]);
     }
 }
+
+/// Nothing is promised that the next boot does not keep.
+#[test]
+fn a_device_of_a_driver_in_the_kernel_is_refused() {
+    let fake = one_disk();
+    let modules = fake.dir.as_path().join("modules/6.1.0");
+    fs::create_dir_all(&modules).unwrap();
+    let list = "ahci.alias=pci:v*d*sv*sd*bc01sc06i01*\0nvme.alias=pci:v*d*sv*sd*bc01sc08i02*\0";
+    fs::write(modules.join("modules.builtin.modinfo"), list).unwrap();
+    let dry_run = BindRequest {
+        dry_run: true,
+        ..lasting(&[DISK])
+    };
+    for request in [lasting(&[DISK]), dry_run] {
+        let error = bind(&fake.host(), &request).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("its driver nvme is a part of the kernel"),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("host bind 0000:01:00.0"));
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        assert_eq!(names(&fake), [""; 0]);
+    }
+    // Until the next boot.
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+}
