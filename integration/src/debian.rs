@@ -1,6 +1,6 @@
-//! A disk image with Debian's root file system: systemd, udev and D-Bus, made by mmdebstrap from
-//! the mirror of the machine's own package lists. The image is kept in a cache outside of the
-//! source tree; with it, the lab needs neither mmdebstrap nor a network. The lab installs nothing.
+//! Disk images with Debian's root file system, made by mmdebstrap from the mirror of the machine's
+//! own package lists. An image is kept in a cache outside of the source tree; with it, the lab
+//! needs neither mmdebstrap nor a network. The lab installs nothing.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -13,9 +13,28 @@ use crate::host;
 use crate::kernel::lock;
 use crate::progress::Step;
 
-/// The packages beside the essential ones. systemd-logind, which hears the power button, is a part
-/// of systemd; it finds the button by udev, and is asked by D-Bus.
-const PACKAGES: &str = "systemd-sysv,udev,dbus";
+/// A root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Root {
+    /// The packages beside the essential ones, with commas between.
+    pub packages: &'static str,
+    /// The image's size in MiB. Blocks without data take no room.
+    pub size: u32,
+}
+
+/// A system without a kernel. systemd-logind, which hears the power button, is a part of systemd;
+/// it finds the button by udev, and is asked by D-Bus.
+pub const GUEST: Root = Root {
+    packages: "systemd-sysv,udev,dbus",
+    size: 448,
+};
+
+/// A system with an initramfs and the release's kernel for all machines: in the one for clouds, the
+/// NVMe driver is built in.
+pub const HOST: Root = Root {
+    packages: "systemd-sysv,udev,dbus,kmod,zstd,initramfs-tools,linux-image-amd64",
+    size: 1280,
+};
 
 /// Runs in mmdebstrap's root directory `$1`, as root there. The journal is kept on the disk. With a
 /// machine ID, the boot is no first boot, which takes longer. The file system is made from a second
@@ -26,7 +45,7 @@ mkdir -p \"$1/var/log/journal\"
 echo 6d696e692d766d6d6c61622d64656269 >\"$1/etc/machine-id\"
 echo debian-guest >\"$1/etc/hostname\"
 mount --bind \"$1\" \"$1/mnt\"
-mke2fs -q -t ext4 -L root -d \"$1/mnt\" \"$LAB_IMAGE\" 448M
+mke2fs -q -t ext4 -L root -d \"$1/mnt\" \"$LAB_IMAGE\" \"$LAB_SIZE\"
 umount \"$1/mnt\"";
 
 /// Parts of the packages that no guest of the lab reads.
@@ -36,10 +55,10 @@ const LEFT_OUT: [&str; 4] = ["doc", "info", "locale", "man"];
 ///
 /// # Errors
 /// mmdebstrap or the mirror is missing, which is a reason to skip.
-pub fn image() -> Result<PathBuf> {
+pub fn image(root: Root) -> Result<PathBuf> {
     let cache = host::cache()?.join("debian");
     fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
-    let image = cache.join(format!("root-{:016x}.ext4", recipe()));
+    let image = cache.join(format!("root-{:016x}.ext4", recipe(root)));
     // Two labs must not make the same image at the same time.
     let _lock = lock::take(&cache.join("root.lock"))?;
     if image.is_file() {
@@ -47,7 +66,7 @@ pub fn image() -> Result<PathBuf> {
     }
     let part = cache.join("root.part");
     let _ = fs::remove_file(&part);
-    let made = make(&part);
+    let made = make(root, &part);
     if made.is_err() {
         let _ = fs::remove_file(&part);
     }
@@ -57,13 +76,13 @@ pub fn image() -> Result<PathBuf> {
 }
 
 /// A hash of what makes the image. An image of another recipe is not used.
-fn recipe() -> u64 {
+fn recipe(root: Root) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (PACKAGES, FILL, LEFT_OUT).hash(&mut hasher);
+    (root, FILL, LEFT_OUT).hash(&mut hasher);
     hasher.finish()
 }
 
-fn make(image: &Path) -> Result<()> {
+fn make(root: Root, image: &Path) -> Result<()> {
     for (program, package) in [("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")] {
         if host::program(program).is_none() {
             return Err(Error::cannot_run(
@@ -76,7 +95,7 @@ fn make(image: &Path) -> Result<()> {
     let step = Step::start("making Debian's root file system, once");
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=essential", "--format=null"]);
-    command.arg(format!("--include={PACKAGES}"));
+    command.arg(format!("--include={}", root.packages));
     command.arg("--aptopt=Apt::Install-Recommends \"false\"");
     for name in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
@@ -84,6 +103,7 @@ fn make(image: &Path) -> Result<()> {
     command.arg(format!("--customize-hook={FILL}"));
     command.args([&codename, "-", &mirror]);
     command.env("LAB_IMAGE", image);
+    command.env("LAB_SIZE", format!("{}M", root.size));
     host::output(&mut command).map_err(|error| {
         Error::cannot_run(
             format!("Debian's root file system could not be made: {error}"),
@@ -120,6 +140,23 @@ fn first_release(targets: &str) -> Option<(String, String)> {
     let mut pairs = targets.lines().filter_map(|line| line.split_once(' '));
     let (mirror, codename) = pairs.find(|(_, codename)| !codename.contains('-'))?;
     Some((mirror.to_owned(), codename.trim().to_owned()))
+}
+
+/// Copies a file out of an image.
+///
+/// # Errors
+/// There is no such file.
+pub fn copy_out(image: &Path, from: &str, to: &Path) -> Result<()> {
+    let mut debugfs = Command::new("debugfs");
+    let request = format!("dump {from} {}", to.display());
+    host::output(debugfs.args(["-R", &request]).arg(image))?;
+    // debugfs reports no failure by its status.
+    let size = fs::metadata(to).map_or(0, |meta| meta.len());
+    if size == 0 {
+        let image = image.display();
+        return Err(Error::failed(format!("{image} has no file {from}")));
+    }
+    Ok(())
 }
 
 /// Checks that the file system in an image needs no repair: a guest that was switched off leaves

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bochs::Bochs;
-use crate::debian;
+use crate::debian::{self, Root};
 use crate::disk::{Controller, Disk};
 use crate::emulator::Emulator;
 use crate::error::{Context, Result};
@@ -52,9 +52,9 @@ pub struct Machine {
     pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
-    /// The device number of an NVMe disk with [Debian's root file system](crate::debian), if there
-    /// is one. Its image is `debian.img` in the machine's directory.
-    pub debian: Option<u8>,
+    /// The device number of an NVMe disk with one of [Debian's root file systems](crate::debian),
+    /// if there is one. Its image is `debian.img` in the machine's directory.
+    pub debian: Option<(u8, Root)>,
     /// QEMU arguments for other devices; `{dir}` stands for the machine's directory.
     pub extra: Vec<String>,
     /// Files in the machine's directory that these devices need.
@@ -101,9 +101,9 @@ impl Machine {
         for disk in &self.disks {
             disk.create(&dir.join(format!("{}.img", disk.serial)))?;
         }
-        if self.debian.is_some() {
+        if let Some((_, root)) = self.debian {
             let image = dir.join("debian.img");
-            fs::copy(debian::image()?, &image).context(format!("make {}", image.display()))?;
+            fs::copy(debian::image(root)?, &image).context(format!("make {}", image.display()))?;
         }
         for (name, data) in &self.files {
             let path = dir.join(name);
@@ -173,7 +173,7 @@ impl Machine {
                 qemu.arg("-device").arg(device);
             }
         }
-        if let Some(device) = self.debian {
+        if let Some((device, _)) = self.debian {
             let image = dir.join("debian.img");
             qemu.arg("-drive").arg(format!(
                 "if=none,id=debian,format=raw,file={}",

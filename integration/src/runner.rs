@@ -193,6 +193,21 @@ fn first_dir(scenario: &Scenario) -> PathBuf {
     host::dir(&format!("{}.first", scenario.name))
 }
 
+/// Keeps the logs of a scenario that failed, beside those of the next run.
+///
+/// # Errors
+/// The directory cannot be renamed.
+pub fn keep_failed(scenario: &Scenario) -> Result<PathBuf> {
+    let kept = host::dir(&format!("{}.failed", scenario.name));
+    host::forget(&kept)?;
+    let dir = host::dir(scenario.name);
+    if !dir.exists() {
+        return Ok(dir);
+    }
+    fs::rename(&dir, &kept).context(format!("keep {}", dir.display()))?;
+    Ok(kept)
+}
+
 fn keep_first(scenario: &Scenario, dir: &Path) -> Result<PathBuf> {
     let kept = first_dir(scenario);
     fs::rename(dir, &kept).context(format!("keep {}", dir.display()))?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::debian;
+use crate::debian::{self, Root};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
@@ -19,20 +19,24 @@ pub struct Lab {
     pub host: Result<Host>,
     /// mini-vmm, and the static program for the guest.
     pub programs: Result<Programs>,
-    /// The image with Debian's root file system, if it was asked for.
-    pub debian: Result<Option<PathBuf>>,
+    /// The images with Debian's root file systems that were asked for.
+    roots: BTreeMap<Root, Result<PathBuf>>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
     /// The host with a QEMU for guests with XSAVE, if a scenario needs one.
     newer: Option<Result<Host>>,
 }
 
 impl Lab {
-    /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot
-    /// run the lab, nothing is downloaded.
-    pub fn prepare(choices: &[Choice], debian: bool) -> Self {
+    /// Prepares all parts, with these root file systems of Debian. If the host cannot run the lab,
+    /// nothing is downloaded.
+    pub fn prepare(choices: &[Choice], roots: &[Root]) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {
             Ok(_) => Kernel::get(choice),
+            Err(error) => Err(error.clone()),
+        };
+        let image = |root| match &host {
+            Ok(_) => debian::image(root),
             Err(error) => Err(error.clone()),
         };
         Self {
@@ -40,11 +44,7 @@ impl Lab {
                 .iter()
                 .map(|&choice| (choice, kernel(choice)))
                 .collect(),
-            debian: match (&host, debian) {
-                (_, false) => Ok(None),
-                (Ok(_), true) => debian::image().map(Some),
-                (Err(error), true) => Err(error.clone()),
-            },
+            roots: roots.iter().map(|&root| (root, image(root))).collect(),
             programs: vmm::build(),
             newer: None,
             host,
@@ -69,6 +69,11 @@ impl Lab {
             _ => &self.host,
         };
         host.as_ref().map_err(Clone::clone)
+    }
+
+    /// Why a root file system that was named to [`Lab::prepare`] is missing.
+    pub fn lacks(&self, root: Root) -> Option<Error> {
+        self.roots.get(&root)?.clone().err()
     }
 
     /// Returns a kernel that was named to [`Lab::prepare`].

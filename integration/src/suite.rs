@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::bochs::Bochs;
+use crate::debian::Root;
 use crate::error::Error;
 use crate::host;
 use crate::kernel::Choice;
-use crate::runner;
+use crate::runner::{self, Passed};
 use crate::scenario::{Class, Scenario};
 use crate::setup::Lab;
 
@@ -20,6 +21,9 @@ const APART: &str = "--apart";
 
 /// The machines that wait most of the time and run beside the others.
 const WAITING: usize = 2;
+
+/// So many scenarios make a whole run, in which one of them may be run once more.
+const WHOLE: usize = 100;
 
 /// Counts machines, and those among them that were started twice.
 #[derive(Debug, Default)]
@@ -72,6 +76,10 @@ struct Suite {
     lab: Option<Lab>,
     count: Count,
     cores: Cores,
+    /// Whether so many scenarios run that one of them may be run once more.
+    whole: bool,
+    /// The scenario that failed first, and how.
+    unstable: OnceLock<String>,
 }
 
 /// Runs the scenarios that the command line selects. `threads` is the default of `--test-threads`.
@@ -85,10 +93,10 @@ pub fn run(mut scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     args.test_threads.get_or_insert(threads + WAITING);
     args.ignored |= apart;
     scenarios.sort_by_key(|scenario| !scenario.waits);
-    let (kernels, xsave, debian) = needs(&args, apart, &scenarios);
+    let (count, kernels, xsave, roots) = needs(&args, apart, &scenarios);
     let lab = (!args.list).then(|| {
         eprintln!("preparing the lab");
-        let lab = Lab::prepare(&kernels, debian);
+        let lab = Lab::prepare(&kernels, &roots);
         if xsave { lab.with_newer_qemu() } else { lab }
     });
     let suite = Arc::new(Suite {
@@ -96,6 +104,8 @@ pub fn run(mut scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
         lab,
         count: Count::default(),
         cores: Cores::new(busy),
+        whole: count >= WHOLE,
+        unstable: OnceLock::new(),
     });
     let trials = scenarios
         .into_iter()
@@ -103,6 +113,9 @@ pub fn run(mut scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
         .map(|scenario| trial(scenario, suite.clone()))
         .collect();
     let conclusion = libtest_mimic::run(&args, trials);
+    if let Some(unstable) = suite.unstable.get() {
+        eprintln!("UNSTABLE {unstable}");
+    }
     if let Err(error) = steady(&suite.count) {
         eprintln!("error: the lab is not steady: {error}");
         return ExitCode::FAILURE;
@@ -119,9 +132,13 @@ fn selected(args: &Arguments, apart: bool, class: Class) -> bool {
     }
 }
 
-/// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
-/// and whether one of the scenarios needs a newer QEMU, or Debian's root file system.
-fn needs(args: &Arguments, apart: bool, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) {
+/// The number of the scenarios that will run, their kernels, as getting a kernel may take a build
+/// of minutes, whether one of the scenarios needs a newer QEMU, and their root file systems.
+fn needs(
+    args: &Arguments,
+    apart: bool,
+    scenarios: &[Scenario],
+) -> (usize, Vec<Choice>, bool, Vec<Root>) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
@@ -131,8 +148,10 @@ fn needs(args: &Arguments, apart: bool, scenarios: &[Scenario]) -> (Vec<Choice>,
     let wanted: Vec<_> = scenarios.iter().filter(runs).collect();
     let kernels: BTreeSet<Choice> = wanted.iter().map(|s| s.kernel).collect();
     let xsave = wanted.iter().any(|s| s.machine.xsave);
-    let debian = wanted.iter().any(|s| s.machine.debian.is_some());
-    (kernels.into_iter().collect(), xsave, debian)
+    let roots = wanted.iter().filter_map(|s| Some(s.machine.debian?.1));
+    let roots: BTreeSet<Root> = roots.collect();
+    let kernels = kernels.into_iter().collect();
+    (wanted.len(), kernels, xsave, roots.into_iter().collect())
 }
 
 fn trial(scenario: Scenario, suite: Arc<Suite>) -> Trial {
@@ -153,7 +172,14 @@ fn trial(scenario: Scenario, suite: Arc<Suite>) -> Trial {
         let lab = suite.lab.as_ref().ok_or("the lab was not prepared")?;
         let _core = (!scenario.waits).then(|| suite.cores.take());
         suite.count.machines.fetch_add(1, Ordering::Relaxed);
-        match runner::run(&scenario, lab, &mut |_| ()) {
+        let first = runner::run(&scenario, lab, &mut |_| ());
+        let outcome = match first {
+            Err(error) if suite.whole && is_first(&suite.unstable, scenario.name, &error) => {
+                run_again(&scenario, lab, &error)
+            }
+            other => other,
+        };
+        match outcome {
             Ok(passed) => {
                 eprintln!(
                     "  {} took {:.1} s",
@@ -171,6 +197,31 @@ fn trial(scenario: Scenario, suite: Arc<Suite>) -> Trial {
     .with_ignored_flag(ignored)
 }
 
+/// Whether no scenario of this run has failed before.
+fn is_first(unstable: &OnceLock<String>, name: &str, error: &Error) -> bool {
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let why = lines
+        .rfind(|line| line.starts_with("error: "))
+        .unwrap_or(&text);
+    unstable
+        .set(format!("{name} failed, and was run once more: {why}"))
+        .is_ok()
+}
+
+/// Runs a scenario that failed once more. The emulated machine itself fails at times, in more ways
+/// than the lab knows. So the first failure of a whole run is told, and its logs are kept; a second
+/// failure of the same scenario, or of another one, fails the run.
+fn run_again(scenario: &Scenario, lab: &Lab, error: &Error) -> Result<Passed, Error> {
+    let kept = runner::keep_failed(scenario)?;
+    eprintln!(
+        "{error}\n  {} failed; the lab runs it once more, and keeps the logs in {}",
+        scenario.name,
+        kept.display()
+    );
+    runner::run(scenario, lab, &mut |_| ())
+}
+
 /// Only a missing requirement of the host is a reason to skip. If mini-vmm does not build, the test
 /// fails.
 fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
@@ -186,8 +237,8 @@ fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
         .and_then(lacks)
         .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
         .or_else(|| {
-            let debian = scenario.machine.debian.is_some();
-            debian.then(|| lab.debian.clone())?.err().and_then(lacks)
+            let (_, root) = scenario.machine.debian?;
+            lab.lacks(root).and_then(lacks)
         })
         .or_else(|| {
             let bochs = scenario.machine.bochs.is_some();
@@ -228,6 +279,20 @@ mod tests {
         assert_eq!(selected(&["--include-ignored"], false), [true, true, false]);
         assert_eq!(selected(&["--ignored"], false), [false, true, false]);
         assert_eq!(selected(&["--ignored"], true), [false, false, true]);
+    }
+
+    #[test]
+    fn one_scenario_of_a_whole_run_may_fail_once() {
+        let unstable = OnceLock::new();
+        let error = Error::failed("[1.0] Lab| exit 1\nerror: run 1 ended\nlog: x");
+        assert!(is_first(&unstable, "one", &error));
+        assert!(!is_first(&unstable, "one", &error));
+        assert!(!is_first(&unstable, "two", &error));
+        let told = unstable.get().unwrap();
+        assert_eq!(
+            told,
+            "one failed, and was run once more: error: run 1 ended"
+        );
     }
 
     #[test]

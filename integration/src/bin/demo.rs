@@ -46,7 +46,7 @@ fn demo() -> Result<()> {
     let disk = Disk::new("demo-disk", 5);
     host();
     heading("Getting ready");
-    let lab = Lab::prepare(&[Choice::Stock], false);
+    let lab = Lab::prepare(&[Choice::Stock], &[]);
     tell(&format!(
         "Debian's stock kernel, as packaged: {}",
         lab.kernel(Choice::Stock)?.version()
@@ -69,7 +69,7 @@ fn demo() -> Result<()> {
 
 /// Shows the two screens.
 fn trace() -> Result<()> {
-    let lab = Lab::prepare(&[Choice::Stock], false);
+    let lab = Lab::prepare(&[Choice::Stock], &[]);
     let mut step = Some(Step::start(
         "a machine with an IOMMU, in it mini-vmm below the tracer",
     ));

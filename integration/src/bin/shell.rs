@@ -131,7 +131,7 @@ fn machine(name: &'static str) -> Result<Scenario> {
 
 /// Runs an interactive shell in L1, and returns QEMU's exit status.
 fn shell() -> Result<u8> {
-    let lab = Lab::prepare(&[Choice::Lab], false);
+    let lab = Lab::prepare(&[Choice::Lab], &[]);
     let scenario = machine("shell")?
         .file("root/.profile", PROFILE)
         .script(INTERACTIVE, |_| Ok(()));
@@ -140,7 +140,7 @@ fn shell() -> Result<u8> {
 
 /// Runs a script in L1, prints its lines as they arrive, and returns its status: 0 or 1.
 fn run(script: &str) -> Result<u8> {
-    let lab = Lab::prepare(&[Choice::Lab], false);
+    let lab = Lab::prepare(&[Choice::Lab], &[]);
     let status = Arc::new(Mutex::new(1));
     let ended = Arc::clone(&status);
     let scenario = machine("shell-run")?.script(RUN, move |outcome| {

@@ -39,7 +39,7 @@ fn soak() -> Result<()> {
     let seconds = number(arguments.next())?.unwrap_or(SECONDS);
     let seed = number(arguments.next())?.unwrap_or_else(of_time);
     println!("a soak of {seconds} s; the same again: make soak SECONDS={seconds} SEED={seed}");
-    let lab = Lab::prepare(&[Choice::Lab], false);
+    let lab = Lab::prepare(&[Choice::Lab], &[]);
     let scenario = Soak { seconds, seed }.scenario("soak");
     let passed = runner::run(&scenario, &lab, &mut |line| {
         let text = line.text.as_str();

@@ -48,6 +48,7 @@ scenarios![
     requests,
     faults,
     peers,
+    persist,
     ports,
     resets,
     sandbox,

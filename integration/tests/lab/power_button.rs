@@ -50,7 +50,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("a_power_button_shuts_debian_down_in_order")
             .machine(|l1| {
                 l1.programs = vec![on_terminal()];
-                l1.debian = Some(5);
+                l1.debian = Some((5, debian::GUEST));
             })
             .limit(420)
             .slow()

@@ -5,7 +5,7 @@ use lab::disk::Disk;
 use lab::expect::{back_with_guest_text, expect};
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
-use lab::{Error, Result};
+use lab::{Error, Result, debian};
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 /// The device number of the disk with Debian's root file system.
@@ -18,7 +18,7 @@ const STEPS: &str = include_str!("service/steps.sh");
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("systemd_starts_and_stops_guests_as_services")
-            .machine(|l1| l1.debian = Some(DEBIAN))
+            .machine(|l1| l1.debian = Some((DEBIAN, debian::GUEST)))
             .disk(DISK)
             .limit(600)
             .apart()
