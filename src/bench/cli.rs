@@ -1,17 +1,20 @@
 //! The command line.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::network::service;
 use crate::session::cpus;
 use crate::session::settings::Settings;
 use crate::subjects::list::Change;
 use crate::subjects::peer::Choice;
 use crate::work::task::Engine;
 
-/// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
+/// Measure a passed-through disk or network port on this machine: the host's own driver beside
+/// guests of mini-vmm
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -34,6 +37,8 @@ Examples:
                                             two versions of mini-vmm
   mini-vmm-bench 0000:01:00.0 --destroy S5H9NX0
                                             writes, too: the disk's data is lost
+  mini-vmm-bench 0000:02:00.0 --peer-port 0000:02:00.1
+                                            two network ports with a cable between
 
 Exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C."
 )]
@@ -61,6 +66,13 @@ pub enum Command {
     Report {
         /// The run's NAME.json
         file: PathBuf,
+    },
+    /// Be the other end of another machine's network port: answer its messages at an address of
+    /// this machine, until Ctrl-C
+    Serve {
+        /// The address of this machine
+        #[arg(value_name = "IP[:PORT]", value_parser = peer_address)]
+        address: SocketAddrV4,
     },
     /// Show the results of several machines: a line each, and what they have in common
     #[command(after_help = "\
@@ -113,6 +125,19 @@ pub struct RunArgs {
     /// encryption and swap, instead of refusing a disk that has any
     #[arg(long, requires = "destroy")]
     wipe: bool,
+
+    /// For a network port: a second port of this machine, to which the port is connected. It is
+    /// lent to a network of its own for the run
+    #[arg(long, value_name = "ADDR", conflicts_with = "peer_address")]
+    peer_port: Option<String>,
+
+    /// For a network port: another machine, where `mini-vmm-bench serve` runs
+    #[arg(long, value_name = "IP[:PORT]", value_parser = peer_address, requires = "own_address")]
+    peer_address: Option<SocketAddrV4>,
+
+    /// The address that the port gets, which nobody else may have
+    #[arg(long, value_name = "IP/BITS", value_parser = own_address, requires = "peer_address")]
+    own_address: Option<OwnAddress>,
 
     /// Where the results go: NAME.json, .md, .csv and .html [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
@@ -174,6 +199,21 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
     list.ok_or_else(|| "not a list of CPUs, such as 0,2-3".into())
 }
 
+type OwnAddress = (Ipv4Addr, u8);
+
+fn own_address(text: &str) -> Result<OwnAddress, String> {
+    let parts = text.split_once('/');
+    let parsed = parts.and_then(|(ip, bits)| Some((ip.parse().ok()?, bits.parse().ok()?)));
+    let parsed = parsed.filter(|(_, bits)| (1..=31).contains(bits));
+    parsed.ok_or_else(|| "not an address with its network, such as 192.0.2.1/24".into())
+}
+
+fn peer_address(text: &str) -> Result<SocketAddrV4, String> {
+    let alone = text.parse().map(|ip| SocketAddrV4::new(ip, service::PORT));
+    let address = alone.or_else(|_| text.parse());
+    address.map_err(|_| "not an address, such as 192.0.2.2 or 192.0.2.2:5210".into())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text
         .parse::<f64>()
@@ -208,6 +248,9 @@ impl RunArgs {
             changes: self.change.clone(),
             peers: self.peer.clone(),
             destroy: self.destroy.clone(),
+            peer_port: self.peer_port.clone(),
+            peer_address: self.peer_address,
+            own_address: self.own_address,
             wipe: self.wipe,
             quick: self.quick,
             time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),

@@ -1,5 +1,5 @@
-//! `mini-vmm-bench` measures a passed-through device on the machine that has the device: the same
-//! work by the host's own driver and in a guest of mini-vmm, in turns.
+//! `mini-vmm-bench` measures a passed-through disk or network port on the machine that has the
+//! device: the same work by the host's own driver and in a guest of mini-vmm, in turns.
 //!
 //! | module | content |
 //! | --- | --- |
@@ -8,6 +8,7 @@
 //! | [`kernel`] | the guest's kernel, and its initramfs with this program as /init |
 //! | [`guest`] | this program as the guest's /init |
 //! | [`disks`] | disks in sysfs |
+//! | [`network`] | network ports, and the other end of a link |
 //! | [`signatures`] | what a disk is known to hold |
 //! | [`subjects`] | the host and the guests, and their turns |
 //! | [`session`] | the plan of a run, and its rounds |
@@ -26,6 +27,7 @@ pub mod disks;
 pub mod error;
 pub mod guest;
 pub mod kernel;
+pub mod network;
 pub mod page;
 pub mod report;
 pub mod reports;

@@ -1,13 +1,18 @@
 //! The program: a measurement on the host, and /init of its own guests.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
 use mini_vmm_bench::cli::{Cli, Command, RunArgs};
 use mini_vmm_bench::context::fact::Verdict;
 use mini_vmm_bench::context::machine::Machine;
 use mini_vmm_bench::error::{Error, Result};
+use mini_vmm_bench::network::service::Service;
 use mini_vmm_bench::report::results::Results;
 use mini_vmm_bench::report::{compare, comparisons, file, markdown, merge};
 use mini_vmm_bench::session::plan::Plan;
@@ -24,6 +29,7 @@ fn main() -> ExitCode {
         Some(Command::Compare { before, after }) => show_compared(before, after),
         Some(Command::Report { file }) => write_reports(file),
         Some(Command::Merge { files }) => show_merged(files),
+        Some(Command::Serve { address }) => serve(*address),
     };
     match outcome {
         Ok(None) => ExitCode::SUCCESS,
@@ -69,6 +75,20 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     say::text(format_args!("{}\n", written?.display()));
     say_written(&name, &results)?;
     Ok(error)
+}
+
+/// Answers until a signal ends the program.
+fn serve(address: SocketAddrV4) -> Result<Option<Error>> {
+    stop::listen()?;
+    let service = Service::start(address)?;
+    say::line(format_args!(
+        "answering at {}; Ctrl-C ends it",
+        service.address
+    ));
+    while !stop::STOP.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(None)
 }
 
 fn write_reports(path: &Path) -> Result<Option<Error>> {

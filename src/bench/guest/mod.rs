@@ -1,5 +1,7 @@
-//! This program as the guest's /init: it loads modules, waits for the disk, does the work, and
-//! powers the guest off. Its messages are lines on the first serial port.
+//! This program as the guest's /init: it loads modules, waits for the disk or the port, does
+//! the work, and powers the guest off. Its messages are lines on the first serial port.
+
+mod port;
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -17,8 +19,8 @@ use rustix::system::{RebootCommand, init_module, reboot};
 use crate::disks;
 use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
-use crate::work::task::{MARK, Message, Task};
-use crate::work::trial;
+use crate::work::task::{DiskId, MARK, Message, Target, Task};
+use crate::work::trial::{self, Opened};
 
 /// What each kernel parameter of this program begins with.
 pub const PREFIX: &str = "mini_vmm_bench.";
@@ -36,7 +38,7 @@ pub const RESTARTS: &str = "mini_vmm_bench.restarts=1";
 /// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
 pub const COUNT: &str = "mini_vmm_bench.count=";
 
-/// How long the guest waits for its disk.
+/// How long the guest waits for its disk, or for its port and that port's carrier.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The number of the kernel's last lines that an error shows.
@@ -95,7 +97,13 @@ fn run() -> Result<()> {
     let task: Task =
         serde_json::from_slice(&task).map_err(|e| Error::new(format!("the task: {e}")))?;
     load_modules()?;
-    let disk = open_disk(&task)?;
+    let opened = match &task.target {
+        Target::Disk(id) => Opened::Disk(open_disk(&task, id)?),
+        Target::Port(id) => {
+            port::set_up(id, PATIENCE)?;
+            Opened::Peer(id.peer)
+        }
+    };
     tell(&Message::Ready {
         kernel: text("/proc/sys/kernel/osrelease"),
         uptime_ms: uptime_ms(),
@@ -103,8 +111,8 @@ fn run() -> Result<()> {
     let seed = parameter(SEED).ok_or_else(|| Error::new("the guest has no seed"))?;
     let mut tell = |message| tell(&message);
     match parameter(COUNT) {
-        Some(pause) => trial::count(&task, disk, seed, Duration::from_millis(pause), &mut tell),
-        None => trial::work(&task, disk, seed, &AtomicBool::new(false), &mut tell),
+        Some(pause) => trial::count(&task, opened, seed, Duration::from_millis(pause), &mut tell),
+        None => trial::work(&task, opened, seed, &AtomicBool::new(false), &mut tell),
     }
 }
 
@@ -153,14 +161,14 @@ fn load_modules() -> Result<()> {
 }
 
 /// Waits for the disk, and opens it.
-fn open_disk(task: &Task) -> Result<File> {
+fn open_disk(task: &Task, id: &DiskId) -> Result<File> {
     let started = Instant::now();
     let any = has(ANY_DISK);
     loop {
         let found = disks::all(Path::new("/sys"))?;
         let found = found.iter().find(|disk| match any {
-            true => disk.id.sectors == task.disk.sectors,
-            false => disk.is(&task.disk),
+            true => disk.id.sectors == id.sectors,
+            false => disk.is(id),
         });
         if let Some(disk) = found
             && disk.node().exists()

@@ -93,7 +93,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::task::{DiskId, Engine};
+    use crate::work::task::{DiskId, Engine, Target};
 
     #[test]
     fn the_archive_has_the_layout_of_newc() {
@@ -102,10 +102,10 @@ mod tests {
             warm_up_ms: 1,
             measure_ms: 2,
             engine: Engine::Threads,
-            disk: DiskId {
+            target: Target::Disk(DiskId {
                 wwid: None,
                 sectors: 3,
-            },
+            }),
             destroy: None,
         };
         let dir = std::env::temp_dir().join(format!("bench-initramfs-{}", std::process::id()));

@@ -22,13 +22,13 @@ const VALUES: &str = "The dot is the median of the rounds, the thick bar goes fr
     quartile, and the thin line from the least to the most. The axis is logarithmic and does not \
     begin at zero.";
 
-/// What the plot of single reads shows.
-const TAILS: &str = "The share of single reads that took longer than a time. A line ends where \
-    fewer than 30 reads are left.";
+/// What the plot of single operations shows.
+const TAILS: &str = "The share of single operations that took longer than a time. A line ends \
+    where fewer than 30 are left.";
 
 /// What the plot of starts shows (`ready_ms`).
 const STARTS_ARE: &str = "From the moment at which the VMM was started until the guest's driver \
-    showed the disk: the device's change of drivers, the VMM's start and the guest's boot are in \
+    showed the disk, or its port had a carrier: the device's change of drivers, the VMM's start and the guest's boot are in \
     it. mini-vmm changes the drivers itself. For another VMM that gets the device, mini-vmm host \
     bind does that just before, and the time begins with that command.";
 

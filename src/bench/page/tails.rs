@@ -37,7 +37,7 @@ pub(super) fn plot(subjects: &[(&str, Latencies)]) -> String {
     };
     let mut svg = format!(
         "<svg class=\"tails\" height=\"{}\" role=\"img\" \
-        aria-label=\"Share of reads that took longer than a time\">",
+        aria-label=\"Share of operations that took longer than a time\">",
         HEIGHT + 40.0
     );
     let down = |value: f64| HEIGHT * (100.0 - part.percent(value)) / 100.0;
@@ -68,7 +68,7 @@ pub(super) fn plot(subjects: &[(&str, Latencies)]) -> String {
     add(
         &mut svg,
         format_args!(
-            "<text x=\"50%\" y=\"{}\" text-anchor=\"middle\">time of a read, µs</text>\
+            "<text x=\"50%\" y=\"{}\" text-anchor=\"middle\">time of an operation, µs</text>\
              <svg width=\"100%\" height=\"{HEIGHT}\" viewBox=\"0 0 1000 1000\" \
              preserveAspectRatio=\"none\">",
             HEIGHT + 32.0

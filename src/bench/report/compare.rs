@@ -107,6 +107,8 @@ fn differences(a: &Results, b: &Results) -> String {
         &b.method.guest_kernel,
     );
     line("memory", &a.method.memory, &b.method.memory);
+    let end = |results: &Results| results.method.other_end.clone().unwrap_or_default();
+    line("other end of the link", &end(a), &end(b));
     line(
         "CPUs",
         &format!("{:?}", a.method.cpus),

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::context::fact::Fact;
 use crate::report::comparison::Comparison;
 use crate::report::date;
+use crate::session::device::Unit;
+use crate::session::link::Link;
 use crate::session::plan::Plan;
 use crate::session::rounds::{Ended, Rounds};
 use crate::stats::latency::Latencies;
@@ -73,9 +75,9 @@ pub struct Device {
     pub driver: String,
     /// The disk's model.
     pub model: Option<String>,
-    /// The disk's serial number.
+    /// The disk's serial number, or the port's hardware address.
     pub serial: Option<String>,
-    /// The disk's size in bytes.
+    /// The disk's size in bytes; 0 for a port.
     pub bytes: u64,
 }
 
@@ -95,12 +97,15 @@ pub struct Method {
     pub memory: String,
     /// The guest's kernel.
     pub guest_kernel: String,
+    /// The other end of a network port's link.
+    #[serde(default)]
+    pub other_end: Option<String>,
 }
 
 impl Results {
     /// The results of a run's rounds, still without comparisons.
     pub fn of(plan: &Plan, rounds: Rounds, context: Vec<Fact>) -> Self {
-        let disk = &plan.device.disk;
+        let disk = plan.device.disk();
         Self {
             schema: SCHEMA,
             bench: env!("CARGO_PKG_VERSION").into(),
@@ -116,9 +121,12 @@ impl Results {
             device: Device {
                 address: plan.device.address.clone(),
                 driver: plan.device.driver.clone(),
-                model: disk.model.clone(),
-                serial: disk.serial.clone(),
-                bytes: disk.id.sectors * 512,
+                model: disk.and_then(|disk| disk.model.clone()),
+                serial: match &plan.device.unit {
+                    Unit::Disk(disk) => disk.serial.clone(),
+                    Unit::Port(port) => Some(port.mac.clone()),
+                },
+                bytes: disk.map_or(0, |disk| disk.id.sectors * 512),
             },
             subjects: plan.subjects.clone(),
             works: plan.task.works.clone(),
@@ -129,6 +137,7 @@ impl Results {
                 cpus: plan.cpus.clone(),
                 memory: plan.memory.clone(),
                 guest_kernel: plan.kernel.release.clone(),
+                other_end: plan.link.as_ref().map(Link::end_in_words),
             },
             ended: match rounds.ended {
                 Ended::Rule(Reason::Width) => "width".into(),

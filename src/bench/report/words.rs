@@ -20,26 +20,32 @@ pub fn method(results: &Results) -> Vec<String> {
         ..
     } = results;
     let cpus: Vec<_> = method.cpus.iter().map(usize::to_string).collect();
-    vec![
+    let (what, number) = match &method.other_end {
+        None => (device.model.as_deref().unwrap_or("disk"), "serial number"),
+        Some(_) => ("network port", "hardware address"),
+    };
+    let serial = device.serial.as_deref().unwrap_or("unknown");
+    let mut lines = vec![
         format!(
-            "{} (serial number {}), driver {}; {}, Linux {}; guest: Linux {}, {} of memory.",
-            device.model.as_deref().unwrap_or("disk"),
-            device.serial.as_deref().unwrap_or("unknown"),
-            device.driver,
-            machine.processor,
-            machine.kernel,
-            method.guest_kernel,
-            method.memory
+            "{what} ({number} {serial}), driver {}; {}, Linux {}; guest: Linux {}, {} of memory.",
+            device.driver, machine.processor, machine.kernel, method.guest_kernel, method.memory
         ),
         format!(
-            "{} rounds of {} subjects, by {}, on the CPUs {}; the run ended by {}.",
+            "{} rounds of {} subjects{}, on the CPUs {}; the run ended by {}.",
             results.rounds.len(),
             results.subjects.len(),
-            method.engine.in_words(),
+            match method.other_end {
+                None => format!(", by {}", method.engine.in_words()),
+                Some(_) => String::new(),
+            },
             cpus.join(", "),
             results.ended
         ),
-    ]
+    ];
+    if let Some(end) = &method.other_end {
+        lines.push(format!("The other end of the link: {end}."));
+    }
+    lines
 }
 
 /// The programs, and what makes all figures doubtful.
@@ -62,6 +68,17 @@ pub fn notes(results: &Results) -> Vec<String> {
             )),
             _ => {}
         }
+    }
+    let samples = results
+        .rounds
+        .iter()
+        .flatten()
+        .flat_map(|trial| &trial.samples);
+    let lost: u64 = samples.map(|sample| sample.lost).sum();
+    if lost > 0 {
+        notes.push(format!(
+            "{lost} packets did not come back within 100 ms; they are in no figure."
+        ));
     }
     if let Some(trial) = results.rounds.first().and_then(|turns| turns.first())
         && trial.zeros > 0

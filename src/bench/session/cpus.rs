@@ -9,7 +9,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use crate::error::{Context, Error, Result};
 
 /// The most CPUs that are used without the user's choice.
-const MOST: usize = 4;
+pub const MOST: usize = 4;
 
 /// The CPUs that this process may use.
 ///
@@ -22,12 +22,17 @@ pub fn allowed() -> Result<Vec<usize>> {
         .collect())
 }
 
-/// The CPUs of a run: the user's choice, or up to four beside the device. `device` is the device's
-/// directory in sysfs.
+/// The CPUs of a run: the user's choice, or up to `most` beside the device. `device` is the
+/// device's directory in sysfs.
 ///
 /// # Errors
 /// The user's choice has a CPU that this process may not use.
-pub fn choose(chosen: Option<&[usize]>, allowed: &[usize], device: &Path) -> Result<Vec<usize>> {
+pub fn choose(
+    chosen: Option<&[usize]>,
+    allowed: &[usize],
+    device: &Path,
+    most: usize,
+) -> Result<Vec<usize>> {
     if let Some(chosen) = chosen {
         if let Some(missing) = chosen.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(Error::new(format!(
@@ -45,7 +50,7 @@ pub fn choose(chosen: Option<&[usize]>, allowed: &[usize], device: &Path) -> Res
         .filter(|c| local.contains(c))
         .collect();
     let from = if beside.is_empty() { allowed } else { &beside };
-    Ok(from.iter().copied().take(MOST).collect())
+    Ok(from.iter().copied().take(most).collect())
 }
 
 /// Reads a list such as `0-3,8`.
@@ -90,11 +95,11 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("bench-cpus-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let allowed: Vec<usize> = (0..8).collect();
-        assert_eq!(choose(None, &allowed, &dir).unwrap(), [0, 1, 2, 3]);
+        assert_eq!(choose(None, &allowed, &dir, 4).unwrap(), [0, 1, 2, 3]);
         fs::write(dir.join("local_cpulist"), "6-9\n").unwrap();
-        assert_eq!(choose(None, &allowed, &dir).unwrap(), [6, 7]);
-        assert_eq!(choose(Some(&[1]), &allowed, &dir).unwrap(), [1]);
-        assert!(choose(Some(&[9]), &allowed, &dir).is_err());
+        assert_eq!(choose(None, &allowed, &dir, 4).unwrap(), [6, 7]);
+        assert_eq!(choose(Some(&[1]), &allowed, &dir, 4).unwrap(), [1]);
+        assert!(choose(Some(&[9]), &allowed, &dir, 4).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

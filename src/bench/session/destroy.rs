@@ -33,7 +33,13 @@ impl Destroy {
     /// The disk has another serial number or none, or is one of several; or it holds something that
     /// may not be erased, or cannot be read.
     pub fn check(device: &Device, serial: &str, wipe: bool) -> Result<Self> {
-        device.disk.check_serial(Some(serial))?;
+        let disk = device.disk().ok_or_else(|| {
+            let address = &device.address;
+            Error::new(format!(
+                "--destroy names a disk, and PCI device {address} is none"
+            ))
+        })?;
+        disk.check_serial(Some(serial))?;
         let all = disks::all(Path::new("/sys"))?;
         let names: Vec<&str> = all
             .iter()
@@ -49,8 +55,8 @@ impl Destroy {
                 names.join(", ")
             )));
         }
-        let found = look(&device.disk.open(None)?)?;
-        permit(&device.disk, &found, &partitions(&device.disk), wipe)?;
+        let found = look(&disk.open(None)?)?;
+        permit(disk, &found, &partitions(disk), wipe)?;
         Ok(Self {
             serial: serial.to_owned(),
             wipe,

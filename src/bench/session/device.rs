@@ -1,4 +1,4 @@
-//! The device that is measured, and its disk.
+//! The device that is measured, and its disk or network port.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use vmm::log::error_chain::with_causes;
 use crate::disks;
 use crate::disks::Disk;
 use crate::error::{Context, Error, Result};
+use crate::network::port::{self, Port};
 
 /// The device.
 #[derive(Clone, Debug)]
@@ -25,15 +26,24 @@ pub struct Device {
     pub driver: String,
     /// What the kernel's modules know the device by.
     pub modalias: String,
+    /// What is measured of it.
+    pub unit: Unit,
+}
+
+/// What is measured of a device.
+#[derive(Clone, Debug)]
+pub enum Unit {
     /// Its disk.
-    pub disk: Disk,
+    Disk(Disk),
+    /// Its network port.
+    Port(Port),
 }
 
 impl Device {
-    /// Finds the device and its disk.
+    /// Finds the device and its disk or network port.
     ///
     /// # Errors
-    /// There is no such device, no driver of the host has it, or it has no disk.
+    /// There is no such device, no driver of the host has it, or it has neither.
     pub fn find(address: &str) -> Result<Self> {
         let bdf = match parse_address(address) {
             Ok(HostName::Pci(bdf)) => bdf,
@@ -65,7 +75,20 @@ impl Device {
         let all = disks::all(Path::new("/sys"))?;
         let disk = all.into_iter().find(|disk| disk.is_below(&device.path));
         let hidden = || disks::hidden(Path::new("/sys"), &device.path).into_iter();
-        let disk = disk.ok_or_else(|| match hidden().next() {
+        let ports = port::all(Path::new("/sys"), Some(&device.path))?;
+        let unit = match (disk, ports.as_slice()) {
+            (Some(disk), _) => Ok(Unit::Disk(disk)),
+            (None, [port]) => Ok(Unit::Port(port.clone())),
+            (None, []) => Err(hidden().next()),
+            (None, ports) => {
+                return Err(Error::new(format!(
+                    "PCI device {bdf} ({driver}) has {} network ports, which cannot be lent one \
+                     by one; only a device with one can be measured",
+                    ports.len()
+                )));
+            }
+        };
+        let unit = unit.map_err(|hidden| match hidden {
             Some(path) => Error::new(format!(
                 "PCI device {bdf} ({driver}) is one of the paths of its disk ({path}, native NVMe \
                  multipath), so the disk is not this device's alone"
@@ -74,7 +97,8 @@ impl Device {
                 "boot the host with nvme_core.multipath=N: each device has a disk of its own then",
             ),
             None => Error::new(format!(
-                "PCI device {bdf} ({driver}) has no disk; only disks can be measured so far"
+                "PCI device {bdf} ({driver}) has neither a disk nor a network port, so there is \
+                 nothing to measure so far"
             )),
         })?;
         let modalias = std::fs::read_to_string(device.path.join("modalias"));
@@ -83,8 +107,24 @@ impl Device {
             modalias: modalias.unwrap_or_default().trim().to_owned(),
             path: device.path,
             driver,
-            disk,
+            unit,
         })
+    }
+
+    /// Its disk, if it is one.
+    pub fn disk(&self) -> Option<&Disk> {
+        match &self.unit {
+            Unit::Disk(disk) => Some(disk),
+            Unit::Port(_) => None,
+        }
+    }
+
+    /// Its network port, if it is one.
+    pub fn port(&self) -> Option<&Port> {
+        match &self.unit {
+            Unit::Disk(_) => None,
+            Unit::Port(port) => Some(port),
+        }
     }
 
     /// Checks that the host does not use the device.

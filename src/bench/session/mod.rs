@@ -3,7 +3,8 @@
 //! | file | content |
 //! | --- | --- |
 //! | `settings` | what the user chooses |
-//! | `device` | the device and its disk, and whether it may be measured |
+//! | `device` | the device and its disk or port, and whether it may be measured |
+//! | `link`, `other_end` | the link of a network port, and its other end |
 //! | `destroy` | whether the disk may be written to |
 //! | `cpus` | the CPUs that all subjects have |
 //! | `plan` | what will be done, to which device, and for how long |
@@ -12,6 +13,8 @@
 pub mod cpus;
 pub mod destroy;
 pub mod device;
+pub mod link;
+pub mod other_end;
 pub mod plan;
 pub mod rounds;
 pub mod settings;

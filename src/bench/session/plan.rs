@@ -10,14 +10,15 @@ use crate::kernel::image::Image;
 use crate::kernel::modules::Lists;
 use crate::session::cpus;
 use crate::session::destroy::Destroy;
-use crate::session::device::Device;
+use crate::session::device::{Device, Unit};
+use crate::session::link::{End, Link};
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
 use crate::subjects;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
 use crate::subjects::peer::{Choice, Peer};
 use crate::subjects::program::Program;
-use crate::work::task::{Engine, Task};
+use crate::work::task::{Engine, PortId, Target, Task, port_works};
 use crate::work::uring;
 use vmm::config::memory;
 
@@ -37,6 +38,8 @@ pub struct Plan {
     pub subjects: Vec<Subject>,
     /// The user's permission to write to the disk, if there is one.
     pub destroy: Option<Destroy>,
+    /// The link of a network port.
+    pub link: Option<Link>,
     /// The work of each turn.
     pub task: Task,
     /// The host's CPUs that all subjects have.
@@ -79,6 +82,18 @@ impl Plan {
         for (peer, _) in &peers {
             subjects::memory::check(*peer, &memory)?;
         }
+        let link = match (&device.unit, peers.iter().find(|(p, _)| !p.is_assigned())) {
+            (Unit::Disk(_), _) => None,
+            (Unit::Port(_), Some((peer, _))) => {
+                return Err(Error::new(format!(
+                    "{} gives its guest a disk, and PCI device {} is a network port",
+                    peer.name(),
+                    device.address
+                ))
+                .with_hint("--peer qemu-vfio gives a guest of QEMU the port itself"));
+            }
+            (Unit::Port(port), None) => Some(Link::find(&device, &port.mac, settings)?),
+        };
         let destroy = settings.destroy.as_deref();
         let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
         let destroy = destroy.transpose()?;
@@ -97,15 +112,25 @@ impl Plan {
         Ok(Self {
             subjects: subjects(&programs, &settings.changes, &peers),
             task: Task {
-                works: settings.works(),
+                works: match &link {
+                    None => settings.works(),
+                    Some(_) => port_works(),
+                },
                 warm_up_ms: milliseconds(warm_up),
                 measure_ms: milliseconds(measure),
                 engine,
-                disk: device.disk.id.clone(),
+                target: match (&device.unit, &link) {
+                    (_, Some(link)) => Target::Port(link.id.clone()),
+                    (Unit::Disk(disk), None) => Target::Disk(disk.id.clone()),
+                    (Unit::Port(_), None) => {
+                        return Err(Error::new("the network port has no link"));
+                    }
+                },
                 destroy: destroy.as_ref().map(|destroy| destroy.serial.clone()),
             },
             destroy,
-            cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
+            cpus: choose_cpus(settings, &device, link.as_ref())?,
+            link,
             memory: settings.memory.clone(),
             modules: modules(&Lists::read(&lists)?, &device, &peers),
             cmdline: settings.guest_cmdline.clone(),
@@ -234,26 +259,72 @@ fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<Pat
     modules
 }
 
+/// The CPUs of all subjects. If the other end of a port is on this machine, half of the CPUs are
+/// left to it.
+fn choose_cpus(settings: &Settings, device: &Device, link: Option<&Link>) -> Result<Vec<usize>> {
+    let allowed = cpus::allowed()?;
+    let most = match link.map(|link| &link.end) {
+        Some(End::Here(_)) => (allowed.len() / 2).clamp(1, cpus::MOST),
+        _ => cpus::MOST,
+    };
+    cpus::choose(settings.cpus.as_deref(), &allowed, &device.path, most)
+}
+
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The device for people.
+impl Plan {
+    fn fmt_device(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Device {
+            address, driver, ..
+        } = &self.device;
+        write!(f, "device    {address} ({driver}): ")?;
+        match (&self.device.unit, &self.link) {
+            (Unit::Disk(disk), _) => {
+                let known = |text: &Option<String>| text.clone().unwrap_or("unknown".into());
+                writeln!(
+                    f,
+                    "/dev/{}, {}, serial number {}, {:.1} GB",
+                    disk.name,
+                    known(&disk.model),
+                    known(&disk.serial),
+                    disk.id.sectors as f64 * 512.0 / 1e9
+                )
+            }
+            (Unit::Port(port), link) => {
+                writeln!(f, "the network port {}, {}", port.name, port.mac)?;
+                let Some(link) = link else { return Ok(()) };
+                let PortId {
+                    address, prefix, ..
+                } = &link.id;
+                writeln!(
+                    f,
+                    "          gets the address {address}/{prefix}; for the host's turns it is \
+                     lent to a network of its own, and goes back"
+                )?;
+                writeln!(f, "other end {}", link.end_in_words())?;
+                let (peer, prefix) = link.peer();
+                match link.end {
+                    End::There => Ok(()),
+                    End::Here(_) => writeln!(
+                        f,
+                        "          gets the address {peer}/{prefix}; for the run it is lent to a \
+                         network of its own, and goes back"
+                    ),
+                }
+            }
+        }
+    }
 }
 
 /// The plan for people.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let disk = &self.device.disk;
-        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
-        writeln!(
-            f,
-            "device    {} ({}): /dev/{}, {}, serial number {}, {:.1} GB",
-            self.device.address,
-            self.device.driver,
-            disk.name,
-            known(&disk.model),
-            known(&disk.serial),
-            disk.id.sectors as f64 * 512.0 / 1e9
-        )?;
+        self.fmt_device(f)?;
         match &self.destroy {
+            _ if self.link.is_some() => {}
             None => writeln!(
                 f,
                 "          opened for reads alone, and exclusively; nothing is written to it"
@@ -297,11 +368,14 @@ impl fmt::Display for Plan {
         for work in &self.task.works {
             writeln!(
                 f,
-                "work      {}: {:.1} s after {:.1} s of warm-up, by {}",
+                "work      {}: {:.1} s after {:.1} s of warm-up{}",
                 work.in_words(),
                 self.task.measure_ms as f64 / 1000.0,
                 self.task.warm_up_ms as f64 / 1000.0,
-                self.task.engine.in_words()
+                match work.traffic {
+                    None => format!(", by {}", self.task.engine.in_words()),
+                    Some(_) => String::new(),
+                }
             )?;
         }
         let seconds = (self.at_most() + self.counting()).as_secs();

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
 use crate::say;
 use crate::session::cpus;
+use crate::session::other_end::OtherEnd;
 use crate::session::plan::Plan;
 use crate::stats::order::turns;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
@@ -50,6 +51,15 @@ pub enum Ended {
 /// # Errors
 /// The first round cannot be made.
 pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
+    let start = |link| OtherEnd::start(link, &plan.cpus);
+    let other_end = plan.link.as_ref().map(start).transpose()?.flatten();
+    let outcome = run_with(plan);
+    let back = other_end.map_or(Ok(()), OtherEnd::end);
+    let (made, error) = outcome?;
+    Ok((made, error.or(back.err())))
+}
+
+fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     let program = fs::read("/proc/self/exe").context("cannot read this program")?;
     let archive = initramfs::make(&program, &plan.task, &plan.lists, &plan.modules)?;
     let guest = Guest {
@@ -117,7 +127,7 @@ fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
             Err(error) => return (counts, Some(error)),
         }
     }
-    let back = host::wait_for_disk(&plan.device.path, &plan.task);
+    let back = host::wait(&plan.device.path, &plan.task);
     (counts, back.err())
 }
 
@@ -195,7 +205,7 @@ fn round(
         turns_of[index] = Some(trial);
     }
     // The next user of the device finds it with the host's driver.
-    host::wait_for_disk(&plan.device.path, &plan.task)?;
+    host::wait(&plan.device.path, &plan.task)?;
     let turns: Vec<Trial> = turns_of.into_iter().flatten().collect();
     let differs = turns.iter().find(|trial| {
         let same = trial.sha256 == turns[0].sha256;

@@ -1,5 +1,6 @@
 //! What the user chooses.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,12 @@ pub struct Settings {
     pub destroy: Option<String>,
     /// Whether what that disk holds may be erased.
     pub wipe: bool,
+    /// The second port of this machine that is the other end of a port's link.
+    pub peer_port: Option<String>,
+    /// The other end of a port's link on another machine.
+    pub peer_address: Option<SocketAddrV4>,
+    /// The address that the port gets, with the bits that name its network.
+    pub own_address: Option<(Ipv4Addr, u8)>,
     /// A short run.
     pub quick: bool,
     /// The time of the run, in place of the default.
@@ -46,7 +53,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The kinds of work. Writes come last, so that a turn's reads are the same without them.
+    /// The kinds of work of a disk. Writes come last, so that a turn's reads are the same without
+    /// them.
     pub fn works(&self) -> Vec<Work> {
         let mut works = vec![
             Work::new(4, 1, Order::Random),

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::disks::{self, Disk};
 use crate::error::{Error, Result};
+use crate::network::lent::Lent;
+use crate::network::port::{self, Port};
 use crate::stop::STOP;
 use crate::subjects::trial::Trial;
-use crate::work::task::Task;
-use crate::work::trial;
+use crate::work::task::{Target, Task};
+use crate::work::trial::{self, Opened};
 
 /// How long the host's driver may take to show the disk after a guest had the device.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,25 +20,39 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Does the work of a turn after a rest. `device` is the device's directory in sysfs.
 ///
 /// # Errors
-/// The disk does not come back, or cannot be read; or the user has ended the measurement.
+/// The device does not come back, or cannot be used; or the user has ended the measurement.
 pub fn trial(
     task: &Task,
     device: &Path,
     kernel: &str,
     (seed, pause): (u64, Duration),
 ) -> Result<Trial> {
-    let disk = wait_for_disk(device, task)?;
+    wait(device, task)?;
     rest(pause)?;
-    let file = disk.open(task.destroy.as_deref())?;
-    let mut trial = Trial {
-        kernel: kernel.to_owned(),
-        ..Trial::default()
+    let work = |opened| {
+        let mut trial = Trial {
+            kernel: kernel.to_owned(),
+            ..Trial::default()
+        };
+        let mut heard = Ok(false);
+        trial::work(task, opened, seed, &STOP, &mut |message| {
+            heard = trial.hear(message);
+        })?;
+        heard.map(|_| trial)
     };
-    let mut heard = Ok(false);
-    trial::work(task, file, seed, &STOP, &mut |message| {
-        heard = trial.hear(message);
-    })?;
-    heard.map(|_| trial)
+    match &task.target {
+        Target::Disk(_) => {
+            let disk = wait_for_disk(device, task)?;
+            work(Opened::Disk(disk.open(task.destroy.as_deref())?))
+        }
+        Target::Port(id) => {
+            let lent = Lent::new(&wait_for_port(device)?.name, (id.address, id.prefix))?;
+            lent.wait_for_carrier(PATIENCE)?;
+            let trial = lent.run(|| work(Opened::Peer(id.peer)))?;
+            lent.give_back()?;
+            trial
+        }
+    }
 }
 
 /// Leaves the disk alone. While a guest starts, nobody uses the disk: it cools down, and flash
@@ -53,21 +69,52 @@ fn rest(pause: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the host's driver shows the disk or the port.
+///
+/// # Errors
+/// As for [`wait_for_disk`].
+pub fn wait(device: &Path, task: &Task) -> Result<()> {
+    match &task.target {
+        Target::Disk(_) => wait_for_disk(device, task).map(drop),
+        Target::Port(_) => wait_for_port(device).map(drop),
+    }
+}
+
 /// Waits until the host's driver shows the disk.
 ///
 /// # Errors
 /// The time is over, the disk is not the one that may be written to, or the user has ended the
 /// measurement.
 pub fn wait_for_disk(device: &Path, task: &Task) -> Result<Disk> {
+    let Target::Disk(id) = &task.target else {
+        return Err(Error::new("the device is no disk"));
+    };
+    let disk = wait_for(device, "disk", &mut || {
+        let all = disks::all(Path::new("/sys"))?;
+        let mut mine = all.into_iter().filter(|disk| disk.is_below(device));
+        Ok(mine.find(|disk| disk.is(id) && disk.node().exists()))
+    })?;
+    disk.check_serial(task.destroy.as_deref())?;
+    Ok(disk)
+}
+
+fn wait_for_port(device: &Path) -> Result<Port> {
+    wait_for(device, "network port", &mut || {
+        Ok(port::all(Path::new("/sys"), Some(device))?
+            .into_iter()
+            .next())
+    })
+}
+
+fn wait_for<T>(
+    device: &Path,
+    what: &str,
+    find: &mut dyn FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let started = Instant::now();
     loop {
-        let all = disks::all(Path::new("/sys"))?;
-        let mut mine = all.iter().filter(|disk| disk.is_below(device));
-        if let Some(disk) = mine.find(|disk| disk.is(&task.disk))
-            && disk.node().exists()
-        {
-            disk.check_serial(task.destroy.as_deref())?;
-            return Ok(disk.clone());
+        if let Some(found) = find()? {
+            return Ok(found);
         }
         if STOP.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
@@ -75,7 +122,7 @@ pub fn wait_for_disk(device: &Path, task: &Task) -> Result<Disk> {
         if started.elapsed() > PATIENCE {
             let address = device.file_name().unwrap_or_default().to_string_lossy();
             return Err(Error::new(format!(
-                "the host's driver does not show the disk of {address} any more"
+                "the host's driver does not show the {what} of {address} any more"
             ))
             .with_hint(format!(
                 "mini-vmm host list; mini-vmm host unbind {address}"

@@ -307,7 +307,7 @@ fn cpu_model() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::task::DiskId;
+    use crate::work::task::{DiskId, Target};
 
     /// The command line in one line; for Firecracker, its file.
     fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
@@ -324,10 +324,10 @@ mod tests {
             warm_up_ms: 1,
             measure_ms: 1,
             engine,
-            disk: DiskId {
+            target: Target::Disk(DiskId {
                 wwid: None,
                 sectors: 8,
-            },
+            }),
             destroy: destroy.map(str::to_owned),
         };
         let line = Line {

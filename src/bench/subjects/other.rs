@@ -2,7 +2,7 @@
 //! the device from the host's driver and `host unbind` gives it back; if this program is killed in
 //! between, `host unbind` does it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -64,7 +64,7 @@ impl OtherVmm<'_> {
         counts: bool,
     ) -> Result<(Trial, Option<Counting>)> {
         // The disk must be back, whatever subject had it before.
-        let disk = host::wait_for_disk(self.device, task)?;
+        host::wait(self.device, task)?;
         // mini-vmm binds the device as a part of its start.
         let started = Instant::now();
         let bound = match self.peer.is_assigned() {
@@ -73,16 +73,19 @@ impl OtherVmm<'_> {
         };
         // While the VMM has the disk, nobody else gets it (open(2), O_EXCL), and no other disk gets
         // its name.
-        let held = match self.peer.is_assigned() {
-            true => None,
-            false => Some(disk.open(None)?),
+        let (held, node) = match self.peer.is_assigned() {
+            true => (None, PathBuf::new()),
+            false => {
+                let disk = host::wait_for_disk(self.device, task)?;
+                (Some(disk.open(None)?), disk.node())
+            }
         };
         let line = Line {
             peer: self.peer,
             native_idle: self.native_idle,
             guest,
             task,
-            node: &disk.node(),
+            node: &node,
             words,
         };
         let line = line.words()?;
@@ -194,7 +197,6 @@ impl Drop for Bound<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::*;
 

@@ -1,5 +1,5 @@
-//! The work of a turn: reads of a disk, and writes where the user has named the disk for them. The
-//! work is the same for the host and for each guest.
+//! The work of a turn: reads of a disk, and writes where the user has named the disk for them; or
+//! messages over a network port. The work is the same for the host and for each guest.
 //!
 //! | file | content |
 //! | --- | --- |
@@ -13,16 +13,19 @@
 //! | `aligned` | a buffer for direct I/O |
 //! | `window` | warm-up and measurement |
 //! | `threads`, `uring` | several operations at a time, in two ways |
+//! | `traffic`, `exchange` | messages over a network port |
 //! | `trial` | all of a turn's work |
 
 pub(crate) mod aligned;
 mod content;
 pub mod disk;
+mod exchange;
 pub mod fingerprint;
 pub mod holds;
 pub mod quantity;
 pub mod task;
 mod threads;
+pub mod traffic;
 pub mod trial;
 pub mod uring;
 mod window;

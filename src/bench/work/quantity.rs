@@ -3,6 +3,7 @@
 //! keeps the number of comparisons small.
 
 use crate::work::task::{Sample, Work};
+use crate::work::traffic::Traffic;
 
 /// The value of a sample.
 pub fn value(work: &Work, sample: &Sample) -> f64 {
@@ -19,6 +20,13 @@ pub fn is_time(work: &Work) -> bool {
 
 /// The quantity's name.
 pub fn name(work: &Work) -> &'static str {
+    match work.traffic {
+        Some(Traffic::Request) => return "median time of a request",
+        Some(Traffic::Send) => return "blocks sent each second",
+        Some(Traffic::Receive) => return "blocks received each second",
+        Some(Traffic::Packets) => return "packets that came back each second",
+        None => {}
+    }
     match (is_time(work), work.writes) {
         (true, 0) => "median time of a read",
         (true, 100) => "median time of a write",
@@ -33,7 +41,13 @@ pub fn name(work: &Work) -> &'static str {
 pub fn in_words(work: &Work, value: f64) -> String {
     match is_time(work) {
         true => format!("{} µs", digits(value)),
-        false => digits(value),
+        false => match work.traffic {
+            Some(Traffic::Send | Traffic::Receive) => {
+                let gigabits = value * f64::from(work.block) * 8.0 / 1e9;
+                format!("{} ({} Gbit/s)", digits(value), digits(gigabits))
+            }
+            _ => digits(value),
+        },
     }
 }
 

@@ -1,9 +1,12 @@
 //! What is done in a turn, and what it gives. The guest gets the task as JSON, and answers in lines
 //! of JSON.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use serde::{Deserialize, Serialize};
 
 use crate::stats::latency::Latencies;
+use crate::work::traffic::{SHORTEST, Traffic};
 
 /// The order of the blocks that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,9 @@ pub struct Work {
     /// How many operations of a hundred write.
     #[serde(default)]
     pub writes: u8,
+    /// What goes over a network port; `None` for disks.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
 }
 
 impl Work {
@@ -72,15 +78,40 @@ impl Work {
             depth,
             order,
             writes,
+            traffic: None,
         }
+    }
+
+    /// Messages with blocks of `block` bytes, `depth` at a time.
+    fn exchanging(traffic: Traffic, block: u32, depth: u32) -> Self {
+        let kind = match traffic {
+            Traffic::Request => "request",
+            Traffic::Send => "send",
+            Traffic::Receive => "receive",
+            Traffic::Packets => "packets",
+        };
+        let size = match block {
+            block if block >= 1024 => format!("{}k", block / 1024),
+            block => format!("{block}b"),
+        };
+        Self {
+            name: format!("{kind}-{size}-d{depth}"),
+            traffic: Some(traffic),
+            ..Self::new(block / 1024, depth, Order::Sequential).of_bytes(block)
+        }
+    }
+
+    fn of_bytes(self, block: u32) -> Self {
+        Self { block, ..self }
     }
 
     /// What the operations are.
     pub fn operations(&self) -> &'static str {
-        match self.writes {
-            0 => "reads",
-            100 => "writes",
-            _ => "reads and writes",
+        match (self.traffic, self.writes) {
+            (Some(traffic), _) => traffic.operations(),
+            (None, 0) => "reads",
+            (None, 100) => "writes",
+            (None, _) => "reads and writes",
         }
     }
 
@@ -94,6 +125,13 @@ impl Work {
             1 => "one at a time".to_owned(),
             depth => format!("{depth} at a time"),
         };
+        if let Some(traffic) = self.traffic {
+            let size = match self.block {
+                block if block >= 1024 => format!("{} KiB", block / 1024),
+                block => format!("{block} bytes"),
+            };
+            return format!("{} of {size}, {many}", traffic.operations());
+        }
         let mix = match self.writes {
             0 | 100 => String::new(),
             writes => format!(" ({writes} % writes)"),
@@ -112,6 +150,39 @@ pub struct DiskId {
     pub sectors: u64,
 }
 
+/// A network port, as a guest is to set it up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortId {
+    /// Its hardware address.
+    pub mac: String,
+    /// The address that it gets.
+    pub address: Ipv4Addr,
+    /// The bits of that address which name its network.
+    pub prefix: u8,
+    /// The other end.
+    pub peer: SocketAddrV4,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// A disk.
+    Disk(DiskId),
+    /// A network port.
+    Port(PortId),
+}
+
+/// The kinds of messages of a network port.
+pub fn port_works() -> Vec<Work> {
+    vec![
+        Work::exchanging(Traffic::Request, 64, 1),
+        Work::exchanging(Traffic::Packets, SHORTEST, 64),
+        Work::exchanging(Traffic::Send, 128 << 10, 32),
+        Work::exchanging(Traffic::Receive, 128 << 10, 32),
+    ]
+}
+
 /// What is done in each turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
@@ -123,8 +194,8 @@ pub struct Task {
     pub measure_ms: u64,
     /// How several reads are in flight.
     pub engine: Engine,
-    /// The disk.
-    pub disk: DiskId,
+    /// The disk or port.
+    pub target: Target,
     /// The serial number of the disk that may be written to; without it, none may.
     #[serde(default)]
     pub destroy: Option<String>,
@@ -145,6 +216,9 @@ pub struct Sample {
     pub median_us: f64,
     /// The times of the reads in nanoseconds, to two digits, each with the number of reads.
     pub histogram: Vec<(u64, u64)>,
+    /// Packets that did not come back.
+    #[serde(default)]
+    pub lost: u64,
 }
 
 impl Sample {
@@ -157,6 +231,7 @@ impl Sample {
             per_second: times.len() as f64 / seconds,
             median_us: times.median().unwrap_or(0) as f64 / 1000.0,
             histogram: times.coarse(),
+            lost: 0,
         }
     }
 }
@@ -234,5 +309,20 @@ mod tests {
         assert_eq!((sample.operations, sample.per_second), (7, 3.5));
         assert_eq!(work.name, "read-4k-d32");
         assert_eq!(work.in_words(), "4 KiB reads, random, 32 at a time");
+    }
+
+    #[test]
+    fn messages_have_names() {
+        let works = port_works();
+        let names: Vec<&str> = works.iter().map(|work| work.name.as_str()).collect();
+        let wanted = [
+            "request-64b-d1",
+            "packets-18b-d64",
+            "send-128k-d32",
+            "receive-128k-d32",
+        ];
+        assert_eq!(names, wanted);
+        assert_eq!(works[0].in_words(), "requests of 64 bytes, one at a time");
+        assert_eq!(works[2].in_words(), "blocks sent of 128 KiB, 32 at a time");
     }
 }

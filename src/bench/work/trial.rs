@@ -1,45 +1,59 @@
 //! All work of a turn. The host and each guest call this.
 
 use std::fs::File;
+use std::net::SocketAddrV4;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::stats::latency::Latencies;
 use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{fingerprint, holds, threads, uring, writes};
+use crate::work::{exchange, fingerprint, holds, threads, uring, writes};
 
-/// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the
+/// What the work is done on.
+pub enum Opened {
+    /// An open disk.
+    Disk(File),
+    /// The other end of a network port's link.
+    Peer(SocketAddrV4),
+}
+
+/// Does the work of a turn. `tell` gets what there is to say. `seed` chooses the
 /// blocks: no two turns of a run read the same ones, so none finds them in a cache of the disk.
 ///
 /// # Errors
 /// The disk cannot be read or written, has other content than was written, or `stop` was set.
 pub fn work(
     task: &Task,
-    file: File,
+    opened: Opened,
     seed: u64,
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let disk = Disk::new(task, file)?;
-    let (sha256, zeros, blocks) = fingerprint::read(&disk.file, disk.bytes)?;
-    tell(Message::Content {
-        sha256,
-        zeros,
-        blocks,
-    });
+    let site = Site::new(task, opened)?;
+    if let Site::Disk(disk) = &site {
+        let (sha256, zeros, blocks) = fingerprint::read(&disk.file, disk.bytes)?;
+        tell(Message::Content {
+            sha256,
+            zeros,
+            blocks,
+        });
+    }
     for (number, work) in (1..).zip(&task.works) {
         tell(Message::Start {
             work: work.name.clone(),
         });
         let seed = seed.wrapping_mul(1000).wrapping_add(number);
         let window = Window::start(task, stop);
-        let times = disk.run(work, seed, window)?;
-        tell(Message::Done(Sample::of(work, &times, window.seconds()?)));
+        let (times, lost) = site.run(work, seed, window)?;
+        let sample = Sample::of(work, &times, window.seconds()?);
+        tell(Message::Done(Sample { lost, ..sample }));
     }
-    if let Some(sha256) = disk.leave(seed)? {
+    if let Site::Disk(disk) = &site
+        && let Some(sha256) = disk.leave(seed)?
+    {
         tell(Message::Left { sha256 });
     }
     tell(Message::End);
@@ -53,12 +67,12 @@ pub fn work(
 /// As for [`work`].
 pub fn count(
     task: &Task,
-    file: File,
+    opened: Opened,
     seed: u64,
     pause: Duration,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let disk = Disk::new(task, file)?;
+    let site = Site::new(task, opened)?;
     let never = AtomicBool::new(false);
     let mut window = |name: &str, reads: &mut dyn FnMut() -> Result<u64>| -> Result<()> {
         let work = name.to_owned();
@@ -76,11 +90,35 @@ pub fn count(
     for work in &task.works {
         window(&work.name, &mut || {
             let window = Window::start(task, &never).count_all();
-            Ok(disk.run(work, seed, window)?.len())
+            Ok(site.run(work, seed, window)?.0.len())
         })?;
     }
     tell(Message::End);
     Ok(())
+}
+
+/// Where the work of a turn is done.
+enum Site<'a> {
+    Disk(Disk<'a>),
+    Peer(SocketAddrV4),
+}
+
+impl<'a> Site<'a> {
+    fn new(task: &'a Task, opened: Opened) -> Result<Self> {
+        Ok(match opened {
+            Opened::Disk(file) => Self::Disk(Disk::new(task, file)?),
+            Opened::Peer(peer) => Self::Peer(peer),
+        })
+    }
+
+    /// Does a kind of work. Returns its times, and the packets that were lost.
+    fn run(&self, work: &Work, seed: u64, window: Window<'_>) -> Result<(Latencies, u64)> {
+        match (self, work.traffic) {
+            (Self::Disk(disk), None) => Ok((disk.run(work, seed, window)?, 0)),
+            (Self::Peer(peer), Some(traffic)) => exchange::run(*peer, work, traffic, window),
+            _ => Err(Error::new("the work is of another kind of device")),
+        }
+    }
 }
 
 /// The disk during a turn.
@@ -134,14 +172,14 @@ mod tests {
 
     use super::*;
     use crate::work::disk;
-    use crate::work::task::{DiskId, Order, Work};
+    use crate::work::task::{DiskId, Order, Target, Work};
 
     /// Times of a measurement, each tried if the one before it was too short for a disk that is
     /// busy with other work.
     const WINDOWS: [u64; 3] = [20, 500, 10_000];
 
-    fn open(task: &Task, path: &Path) -> File {
-        disk::open(path, task.destroy.is_some()).unwrap()
+    fn open(task: &Task, path: &Path) -> Opened {
+        Opened::Disk(disk::open(path, task.destroy.is_some()).unwrap())
     }
 
     /// A file stands for the disk. It lies beside this program, on a file system that has direct
@@ -163,10 +201,10 @@ mod tests {
                 warm_up_ms: 5,
                 measure_ms: 20,
                 engine,
-                disk: DiskId {
+                target: Target::Disk(DiskId {
                     wwid: None,
                     sectors: 8192,
-                },
+                }),
                 destroy: None,
             };
             let mut samples = Vec::new();
@@ -275,10 +313,10 @@ mod tests {
             warm_up_ms: 5,
             measure_ms: 20,
             engine,
-            disk: DiskId {
+            target: Target::Disk(DiskId {
                 wwid: None,
                 sectors: 40_960,
-            },
+            }),
             destroy: destroy.map(str::to_owned),
         }
     }

@@ -13,6 +13,7 @@ use crate::work::task::{Order, Task, Work};
 pub(super) struct Window<'a> {
     begin: Instant,
     end: Instant,
+    times: (Duration, Duration),
     all: bool,
     stop: &'a AtomicBool,
 }
@@ -20,13 +21,29 @@ pub(super) struct Window<'a> {
 impl<'a> Window<'a> {
     /// The window of a task's work that starts now. `stop` ends it early.
     pub(super) fn start(task: &Task, stop: &'a AtomicBool) -> Self {
-        let begin = Instant::now() + Duration::from_millis(task.warm_up_ms);
-        let end = begin + Duration::from_millis(task.measure_ms);
+        let ms = Duration::from_millis;
+        Self::of(ms(task.warm_up_ms), ms(task.measure_ms), stop)
+    }
+
+    /// The same with these times.
+    pub(super) fn of(warm_up: Duration, measure: Duration, stop: &'a AtomicBool) -> Self {
+        let begin = Instant::now() + warm_up;
         Self {
             begin,
-            end,
+            end: begin + measure,
+            times: (warm_up, measure),
             all: false,
             stop,
+        }
+    }
+
+    /// The same window, which starts now.
+    pub(super) fn again(self) -> Self {
+        let (warm_up, measure) = self.times;
+        let all = self.all;
+        Self {
+            all,
+            ..Self::of(warm_up, measure, self.stop)
         }
     }
 
@@ -42,10 +59,15 @@ impl<'a> Window<'a> {
 
     /// Counts a read, if it ended within the measurement.
     pub(super) fn count(&self, times: &mut Latencies, from: Instant, to: Instant) {
-        if self.all || (self.begin..self.end).contains(&to) {
+        if self.counts(to) {
             let time = (to - from).as_nanos();
             times.add(u64::try_from(time).unwrap_or(u64::MAX));
         }
+    }
+
+    /// Whether what ends now counts.
+    pub(super) fn counts(&self, now: Instant) -> bool {
+        self.all || (self.begin..self.end).contains(&now)
     }
 
     /// The length of the measurement in seconds.

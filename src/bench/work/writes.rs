@@ -115,7 +115,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::work::task::{DiskId, Engine, Order, Task};
+    use crate::work::task::{DiskId, Engine, Order, Target, Task};
 
     #[test]
     fn writes_leave_both_ends_of_the_disk_alone() {
@@ -150,10 +150,10 @@ mod tests {
             warm_up_ms: 0,
             measure_ms: 0,
             engine: Engine::Threads,
-            disk: DiskId {
+            target: Target::Disk(DiskId {
                 wwid: None,
                 sectors: 0,
-            },
+            }),
             destroy: None,
         };
         let work = Work::writing(4, 1, Order::Random, 100);

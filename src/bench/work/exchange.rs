@@ -1,0 +1,242 @@
+//! Messages to the other end of a link, some at a time: the next request is sent when an answer has
+//! come. So the other end is never flooded, and a link that stalls gets fewer messages.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddrV4, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Error, Result};
+use crate::network::message::{Messages, OTHER_CONTENT, greeting};
+use crate::stats::latency::Latencies;
+use crate::work::task::Work;
+use crate::work::traffic::Traffic;
+use crate::work::window::Window;
+
+/// How long the other end may take to answer a message, or to take a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A packet that has not come back after this time is lost.
+const LOST: Duration = Duration::from_millis(100);
+
+/// What messages gave: their times, and how many packets were lost.
+pub(super) type Outcome = (Latencies, u64);
+
+/// Exchanges messages of one kind with the other end.
+pub(super) fn run(
+    peer: SocketAddrV4,
+    work: &Work,
+    traffic: Traffic,
+    window: Window<'_>,
+) -> Result<Outcome> {
+    let lengths = traffic.lengths(work.block);
+    match traffic {
+        Traffic::Packets => packets(peer, lengths.0, work.depth, window),
+        _ => Ok((connection(peer, lengths, work.depth, window)?, 0)),
+    }
+}
+
+/// Connects to the other end, which may need a moment to have its link.
+fn connect(peer: SocketAddrV4, window: Window<'_>) -> Result<TcpStream> {
+    let started = Instant::now();
+    loop {
+        window.goes_on()?;
+        match TcpStream::connect_timeout(&peer.into(), Duration::from_secs(1)) {
+            Ok(stream) => return Ok(stream),
+            Err(e) if started.elapsed() > PATIENCE => {
+                return Err(e).context(format!("cannot reach the other end at {peer}"));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn connection(
+    peer: SocketAddrV4,
+    (request, answer): (usize, usize),
+    depth: u32,
+    window: Window<'_>,
+) -> Result<Latencies> {
+    let mut stream = connect(peer, window)?;
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
+        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+    set.context("cannot set up a socket")?;
+    let lost = || format!("the other end at {peer} does not answer");
+    let greeted = stream.write_all(&greeting(request, answer));
+    greeted.context(lost())?;
+    let (mut requests, mut answers) = (Messages::new(request), Messages::new(answer));
+    // The connection's start is no part of the work.
+    let window = window.again();
+    let mut times = Latencies::default();
+    let mut sent = VecDeque::new();
+    let (mut next, mut heard) = (0, 0);
+    loop {
+        while sent.len() < depth as usize && window.is_open(Instant::now()) {
+            let message = requests.make(next);
+            sent.push_back(Instant::now());
+            stream.write_all(message).context(lost())?;
+            next += 1;
+        }
+        let Some(from) = sent.pop_front() else {
+            return Ok(times);
+        };
+        stream.read_exact(answers.buffer()).context(lost())?;
+        window.count(&mut times, from, Instant::now());
+        match answers.number() {
+            Some(number) if number == heard => heard += 1,
+            Some(OTHER_CONTENT) => {
+                return Err(Error::new(format!(
+                    "the other end at {peer} has received other content than was sent"
+                )));
+            }
+            _ => {
+                return Err(Error::new(format!(
+                    "the answer of {peer} has other content than was sent"
+                )));
+            }
+        }
+    }
+}
+
+/// A packet under way: its number, and when it was sent.
+type Slot = Option<(u64, Instant)>;
+
+fn packets(peer: SocketAddrV4, len: usize, depth: u32, window: Window<'_>) -> Result<Outcome> {
+    // The other end's hardware address is found out by a connection.
+    drop(connect(peer, window)?);
+    let socket = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect(peer)?;
+        socket.set_read_timeout(Some(LOST / 4))?;
+        Ok(socket)
+    });
+    let socket = socket.context("cannot make a socket")?;
+    let window = window.again();
+    let (mut made, mut heard) = (Messages::new(len), Messages::new(len));
+    let (mut times, mut lost, mut next) = (Latencies::default(), 0, 0);
+    let mut slots: Vec<Slot> = vec![None; depth as usize];
+    let mut last = Instant::now();
+    loop {
+        let now = Instant::now();
+        let is_open = window.is_open(now);
+        for slot in slots.iter_mut() {
+            if slot.is_some_and(|(_, from)| now - from > LOST) {
+                *slot = None;
+                lost += u64::from(window.counts(now));
+            }
+            if is_open && slot.is_none() {
+                *slot = Some((next, Instant::now()));
+                // A full queue loses the packet, as a link does.
+                let _ = socket.send(made.make(next));
+                next += 1;
+            }
+        }
+        if slots.iter().all(Option::is_none) {
+            return Ok((times, lost));
+        }
+        match socket.recv(heard.buffer()) {
+            Ok(read) if read == len => {}
+            Ok(_) => continue,
+            Err(e) if is_passing(e.kind()) && last.elapsed() < PATIENCE => continue,
+            Err(e) => {
+                return Err(e).context(format!("no packet comes back from {peer}"));
+            }
+        }
+        last = Instant::now();
+        let Some(number) = heard.number() else {
+            return Err(Error::new(format!(
+                "a packet from {peer} has other content than was sent"
+            )));
+        };
+        // A packet that was given up may come late.
+        let of = |slot: &&mut Slot| slot.is_some_and(|(sent, _)| sent == number);
+        if let Some(slot) = slots.iter_mut().find(of)
+            && let Some((_, from)) = slot.take()
+        {
+            window.count(&mut times, from, last);
+        }
+    }
+}
+
+/// Whether an error of a socket says nothing about the link: a time is over, a signal has come, or
+/// the other end's queue was full.
+fn is_passing(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::network::service::Service;
+
+    fn window(stop: &AtomicBool) -> Window<'_> {
+        let ms = Duration::from_millis;
+        Window::of(ms(20), ms(200), stop)
+    }
+
+    fn works() -> Vec<Work> {
+        crate::work::task::port_works()
+    }
+
+    #[test]
+    fn each_kind_of_message_is_answered() {
+        let service = Service::start(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let never = AtomicBool::new(false);
+        for work in works() {
+            let traffic = work.traffic.unwrap();
+            let (times, _) = run(service.address, &work, traffic, window(&never)).unwrap();
+            assert!(times.len() > 10, "{}: {}", work.name, times.len());
+        }
+        let stopped = AtomicBool::new(true);
+        let work = &works()[0];
+        let refused = run(service.address, work, Traffic::Request, window(&stopped));
+        assert!(refused.unwrap_err().is_interrupted());
+    }
+
+    /// Another service answers with other content, or not at all.
+    #[test]
+    fn an_answer_with_other_content_is_an_error() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            unreachable!()
+        };
+        let server = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut bytes = [0; 16 + 64];
+            client.read_exact(&mut bytes).unwrap();
+            bytes[16 + 63] ^= 1;
+            client.write_all(&bytes[16..]).unwrap();
+        });
+        let never = AtomicBool::new(false);
+        let work = &works()[0];
+        let error = run(address, work, Traffic::Request, window(&never)).unwrap_err();
+        assert!(error.to_string().contains("other content"), "{error}");
+        server.join().unwrap();
+    }
+
+    /// Packets to an address that answers none are lost, and are told as such.
+    #[test]
+    fn packets_that_do_not_come_back_are_lost() {
+        let service = Service::start(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = sink.local_addr().unwrap() else {
+            unreachable!()
+        };
+        // A connection is taken at the same number, and no packet comes back.
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        let never = AtomicBool::new(false);
+        let ms = Duration::from_millis;
+        let window = Window::of(ms(0), ms(300), &never);
+        let (times, lost) = packets(address, 18, 4, window).unwrap();
+        assert!(times.is_empty() && lost >= 4, "{lost}");
+        drop((listener, service));
+    }
+}
