@@ -11,6 +11,7 @@
 //! | [`network`] | network ports, and the other end of a link |
 //! | [`signatures`] | what a disk is known to hold |
 //! | [`subjects`] | the host and the guests, and their turns |
+//! | [`cross`] | other programs that measure the same work |
 //! | [`session`] | the plan of a run, and its rounds |
 //! | [`context`] | the machine's state, with verdicts |
 //! | [`report`] | JSON, tables, Markdown, CSV |
@@ -23,6 +24,7 @@
 
 pub mod cli;
 pub mod context;
+pub mod cross;
 pub mod disks;
 pub mod error;
 pub mod guest;

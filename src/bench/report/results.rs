@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::context::fact::Fact;
+use crate::cross::check::CrossCheck;
 use crate::report::comparison::Comparison;
 use crate::report::date;
 use crate::session::device::Unit;
@@ -47,6 +48,9 @@ pub struct Results {
     pub rounds: Vec<Vec<Trial>>,
     /// What the reads cost the guests, in a pass of its own.
     pub counts: Vec<Count>,
+    /// What another program says of the host's work.
+    #[serde(default)]
+    pub checks: Vec<CrossCheck>,
     /// The machine's state before the run, and what changed during it.
     pub context: Vec<Fact>,
     /// The comparisons.
@@ -147,6 +151,7 @@ impl Results {
             },
             rounds: rounds.rounds,
             counts: rounds.counts,
+            checks: rounds.checks,
             context,
             comparisons: Vec::new(),
         }

@@ -1,5 +1,6 @@
 //! What a report says besides its tables. The Markdown and the page say the same.
 
+use crate::cross::check::CrossCheck;
 use crate::report::results::Results;
 use crate::subjects::list::Kind;
 
@@ -69,6 +70,7 @@ pub fn notes(results: &Results) -> Vec<String> {
             _ => {}
         }
     }
+    notes.extend(results.checks.iter().map(CrossCheck::in_words));
     let samples = results
         .rounds
         .iter()

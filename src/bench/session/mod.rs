@@ -7,10 +7,12 @@
 //! | `link`, `other_end` | the link of a network port, and its other end |
 //! | `destroy` | whether the disk may be written to |
 //! | `cpus` | the CPUs that all subjects have |
+//! | `cross` | checks by other programs |
 //! | `plan` | what will be done, to which device, and for how long |
 //! | `rounds` | the rounds |
 
 pub mod cpus;
+pub mod cross;
 pub mod destroy;
 pub mod device;
 pub mod link;

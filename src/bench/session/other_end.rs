@@ -14,6 +14,7 @@ pub struct OtherEnd {
     // The service ends before its port goes.
     service: Service,
     lent: Lent,
+    cpus: Vec<usize>,
 }
 
 impl OtherEnd {
@@ -28,16 +29,27 @@ impl OtherEnd {
         let port = device.port();
         let port = port.ok_or_else(|| Error::new("the other end is no network port"))?;
         let lent = Lent::new(&port.name, link.peer())?;
+        let cpus = beside(used, &cpus::allowed()?);
         let service = lent.run(|| {
-            cpus::confine(&beside(used, &cpus::allowed()?))?;
+            cpus::confine(&cpus)?;
             Service::start(SocketAddrV4::new(*link.id.peer.ip(), link.id.peer.port()))
         })??;
-        Ok(Some(Self { service, lent }))
+        Ok(Some(Self {
+            service,
+            lent,
+            cpus,
+        }))
     }
 
-    /// The network of the other end, for a second program.
-    pub fn network(&self) -> &Lent {
-        &self.lent
+    /// Runs something at the other end.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.lent.run(|| {
+            cpus::confine(&self.cpus)?;
+            Ok(work())
+        })?
     }
 
     /// Ends the service, and gives the port back.

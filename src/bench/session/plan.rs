@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cross::which;
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::kernel::image::Image;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub lists: PathBuf,
     /// The modules that the guest loads, in order.
     pub modules: Vec<PathBuf>,
+    /// The program that measures the host's work, too, if it is installed.
+    pub checker: Option<Program>,
     /// When the run ends.
     pub stopping: Stopping,
     /// The host's kernel.
@@ -109,7 +112,7 @@ impl Plan {
             true => Engine::IoUring,
             false => Engine::Threads,
         });
-        Ok(Self {
+        let plan = Self {
             subjects: subjects(&programs, &settings.changes, &peers),
             task: Task {
                 works: match &link {
@@ -139,7 +142,10 @@ impl Plan {
             lists,
             release,
             device,
-        })
+            checker: None,
+        };
+        let checker = Program::in_path(which::tool_of(&plan.task.target), "--version").ok();
+        Ok(Self { checker, ..plan })
     }
 
     fn subject_in_words(&self, subject: &Subject) -> String {
@@ -203,6 +209,15 @@ impl Plan {
         });
         let guests = u32::try_from(guests.count()).unwrap_or(u32::MAX);
         ((each + Duration::from_secs(3)) * windows + GUEST_TURN) * guests
+    }
+
+    /// An estimate of the time of the check by another program.
+    fn checking(&self) -> Duration {
+        let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
+        match self.checker {
+            Some(_) => (each + HOST_TURN) * 4,
+            None => Duration::ZERO,
+        }
     }
 
     /// The number of comparisons, for which their intervals are corrected.
@@ -378,7 +393,15 @@ impl fmt::Display for Plan {
                 }
             )?;
         }
-        let seconds = (self.at_most() + self.counting()).as_secs();
+        if let (Some(program), Some(work)) = (&self.checker, which::work(&self.task)) {
+            writeln!(
+                f,
+                "check     {} does \"{}\" by the host's driver, too: twice, beside two more turns",
+                program.version,
+                work.in_words()
+            )?;
+        }
+        let seconds = (self.at_most() + self.counting() + self.checking()).as_secs();
         writeln!(
             f,
             "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to \

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crate::cross::check::CrossCheck;
 use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
 use crate::say;
-use crate::session::cpus;
 use crate::session::other_end::OtherEnd;
 use crate::session::plan::Plan;
+use crate::session::{cpus, cross};
 use crate::stats::order::turns;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
 use crate::stats::stopping::Reason;
@@ -32,6 +33,8 @@ pub struct Rounds {
     pub rounds: Vec<Vec<Trial>>,
     /// What the reads cost the guests.
     pub counts: Vec<Count>,
+    /// What another program says of the host's work.
+    pub checks: Vec<CrossCheck>,
     /// Why the run ended.
     pub ended: Ended,
 }
@@ -53,7 +56,16 @@ pub enum Ended {
 pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     let start = |link| OtherEnd::start(link, &plan.cpus);
     let other_end = plan.link.as_ref().map(start).transpose()?.flatten();
-    let outcome = run_with(plan);
+    let outcome = run_with(plan).map(|(mut made, mut error)| {
+        if error.is_none() {
+            show("a second program measures, too");
+            match cross::check(plan, other_end.as_ref()) {
+                Ok(checks) => made.checks = checks,
+                Err(e) => error = Some(e),
+            }
+        }
+        (made, error)
+    });
     let back = other_end.map_or(Ok(()), OtherEnd::end);
     let (made, error) = outcome?;
     Ok((made, error.or(back.err())))
@@ -86,6 +98,7 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
                 let made = Rounds {
                     rounds,
                     counts: Vec::new(),
+                    checks: Vec::new(),
                     ended: Ended::Early(error.to_string()),
                 };
                 return Ok((made, Some(error)));
@@ -97,6 +110,7 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
             let made = Rounds {
                 rounds,
                 counts,
+                checks: Vec::new(),
                 ended: Ended::Rule(reason),
             };
             return Ok((made, error));

@@ -11,7 +11,7 @@ use crate::network::lent::Lent;
 use crate::network::port::{self, Port};
 use crate::stop::STOP;
 use crate::subjects::trial::Trial;
-use crate::work::task::{Target, Task};
+use crate::work::task::{PortId, Target, Task};
 use crate::work::trial::{self, Opened};
 
 /// How long the host's driver may take to show the disk after a guest had the device.
@@ -46,13 +46,22 @@ pub fn trial(
             work(Opened::Disk(disk.open(task.destroy.as_deref())?))
         }
         Target::Port(id) => {
-            let lent = Lent::new(&wait_for_port(device)?.name, (id.address, id.prefix))?;
-            lent.wait_for_carrier(PATIENCE)?;
+            let lent = lend(device, id)?;
             let trial = lent.run(|| work(Opened::Peer(id.peer)))?;
             lent.give_back()?;
             trial
         }
     }
+}
+
+/// Lends the port to a network of its own, where it has its address and a carrier.
+///
+/// # Errors
+/// The port does not come back, or has no carrier; or the user has ended the measurement.
+pub fn lend(device: &Path, id: &PortId) -> Result<Lent> {
+    let lent = Lent::new(&wait_for_port(device)?.name, (id.address, id.prefix))?;
+    lent.wait_for_carrier(PATIENCE)?;
+    Ok(lent)
 }
 
 /// Leaves the disk alone. While a guest starts, nobody uses the disk: it cools down, and flash

@@ -43,12 +43,17 @@ pub fn in_words(work: &Work, value: f64) -> String {
         true => format!("{} µs", digits(value)),
         false => match work.traffic {
             Some(Traffic::Send | Traffic::Receive) => {
-                let gigabits = value * f64::from(work.block) * 8.0 / 1e9;
-                format!("{} ({} Gbit/s)", digits(value), digits(gigabits))
+                let gigabits = digits(gigabits(work, value));
+                format!("{} ({gigabits} Gbit/s)", digits(value))
             }
             _ => digits(value),
         },
     }
+}
+
+/// Blocks each second in units of 10⁹ bits.
+pub fn gigabits(work: &Work, value: f64) -> f64 {
+    value * f64::from(work.block) * 8.0 / 1e9
 }
 
 /// A number with at least three digits that count.
