@@ -49,7 +49,7 @@ mod tests {
         task.works = port_works();
         assert_eq!(
             work(&task).map(|work| work.name.as_str()),
-            Some("send-128k-d32")
+            Some("send-128k-d16")
         );
     }
 }

@@ -74,7 +74,10 @@ fn connection(
     let mut sent = VecDeque::new();
     let (mut next, mut heard) = (0, 0);
     loop {
-        while sent.len() < depth as usize && window.is_open(Instant::now()) {
+        // The number in flight grows with the answers, so that a slow link is not filled for seconds
+        // before the first answer is read.
+        let most = u64::from(depth).min(heard + 1) as usize;
+        while sent.len() < most && window.is_open(Instant::now()) {
             let message = requests.make(next);
             sent.push_back(Instant::now());
             stream.write_all(message).context(lost())?;

@@ -178,8 +178,8 @@ pub fn port_works() -> Vec<Work> {
     vec![
         Work::exchanging(Traffic::Request, 64, 1),
         Work::exchanging(Traffic::Packets, SHORTEST, 64),
-        Work::exchanging(Traffic::Send, 128 << 10, 32),
-        Work::exchanging(Traffic::Receive, 128 << 10, 32),
+        Work::exchanging(Traffic::Send, 128 << 10, 16),
+        Work::exchanging(Traffic::Receive, 128 << 10, 16),
     ]
 }
 
@@ -318,11 +318,11 @@ mod tests {
         let wanted = [
             "request-64b-d1",
             "packets-18b-d64",
-            "send-128k-d32",
-            "receive-128k-d32",
+            "send-128k-d16",
+            "receive-128k-d16",
         ];
         assert_eq!(names, wanted);
         assert_eq!(works[0].in_words(), "requests of 64 bytes, one at a time");
-        assert_eq!(works[2].in_words(), "blocks sent of 128 KiB, 32 at a time");
+        assert_eq!(works[2].in_words(), "blocks sent of 128 KiB, 16 at a time");
     }
 }
