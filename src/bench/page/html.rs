@@ -28,7 +28,8 @@ const TAILS: &str = "The share of single operations that took longer than a time
 
 /// What the plot of starts shows (`ready_ms`).
 const STARTS_ARE: &str = "From the moment at which the VMM was started until the guest's driver \
-    showed the disk, or its port had a carrier: the device's change of drivers, the VMM's start and the guest's boot are in \
+    showed the disk, or its port had a carrier: the device's change of drivers, the VMM's start \
+    and the guest's boot are in \
     it. mini-vmm changes the drivers itself. For another VMM that gets the device, mini-vmm host \
     bind does that just before, and the time begins with that command.";
 

@@ -9,11 +9,13 @@
 //! | `file` | results in files |
 //! | `compare` | two runs on one machine |
 //! | `merge` | the results of many machines |
+//! | `agreement` | whether both passes had the same exits |
 //! | `add` | adding to a text |
 //! | `escape` | text in Markdown |
 //! | `date` | the time of day |
 
 pub mod add;
+mod agreement;
 pub mod compare;
 pub mod comparison;
 pub mod comparisons;

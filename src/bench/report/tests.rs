@@ -119,6 +119,43 @@ fn a_report_has_all_tables() {
     }
 }
 
+/// The pass that counts had 2.000 exits a read, and its idle window of 7.75 s had 20.
+#[test]
+fn exits_of_both_passes_are_compared() {
+    let notes = |change: &dyn Fn(&mut Results)| {
+        let mut results = run("a", 1.0);
+        change(&mut results);
+        markdown::text(&results)
+    };
+    let exits = |exits: u64| {
+        move |results: &mut Results| {
+            for turns in &mut results.rounds {
+                turns[1].totals[0].exits = exits;
+            }
+        }
+    };
+    // 1,250 reads with 2 exits each, and those of 6.3 idle seconds.
+    for (number, wanted) in [
+        (2516, true),
+        (2566, true),
+        (2574, false),
+        (2467, true),
+        (2458, false),
+    ] {
+        let text = notes(&exits(number));
+        assert_eq!(text.contains("In 1 of 1 kinds"), wanted, "{number}: {text}");
+        let differs = "DIFFER by more than 2 %: mini-vmm, 4 KiB reads, random, one at a time: ";
+        assert_eq!(text.contains(differs), !wanted, "{number}: {text}");
+    }
+    let unknown = notes(&|results| {
+        let turns = results.rounds.iter_mut().flatten();
+        turns.for_each(|trial| trial.totals.clear());
+    });
+    assert!(unknown.contains("mount -t debugfs"), "{unknown}");
+    let uncounted = notes(&|results| results.counts.clear());
+    assert!(!uncounted.contains("pass that counts"), "{uncounted}");
+}
+
 #[test]
 fn two_runs_of_one_device_are_compared() {
     let (before, after) = (run("a", 1.0), run("a", 1.2));

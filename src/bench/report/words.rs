@@ -1,6 +1,7 @@
 //! What a report says besides its tables. The Markdown and the page say the same.
 
 use crate::cross::check::CrossCheck;
+use crate::report::agreement;
 use crate::report::results::Results;
 use crate::subjects::list::Kind;
 
@@ -70,6 +71,7 @@ pub fn notes(results: &Results) -> Vec<String> {
             _ => {}
         }
     }
+    notes.extend(agreement::notes(results));
     notes.extend(results.checks.iter().map(CrossCheck::in_words));
     let samples = results
         .rounds

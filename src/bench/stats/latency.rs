@@ -16,29 +16,46 @@ pub const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
 /// The times of operations.
 #[derive(Clone, Debug)]
-pub struct Latencies(Histogram<u64>);
+pub struct Latencies {
+    histogram: Histogram<u64>,
+    others: u64,
+}
 
 impl Default for Latencies {
     fn default() -> Self {
         let made = Histogram::new_with_bounds(1, LONGEST, DIGITS);
         // The bounds and the digits are constants within the limits of the library.
-        Self(made.unwrap_or_else(|_| unreachable!()))
+        Self {
+            histogram: made.unwrap_or_else(|_| unreachable!()),
+            others: 0,
+        }
     }
 }
 
 impl Latencies {
+    /// Adds an operation without a time, such as one of the warm-up.
+    pub fn add_other(&mut self) {
+        self.others += 1;
+    }
+
+    /// The number of operations with and without a time.
+    pub fn all(&self) -> u64 {
+        self.len() + self.others
+    }
+
     /// Adds an operation of this many nanoseconds.
     pub fn add(&mut self, nanoseconds: u64) {
-        self.0.saturating_record(nanoseconds);
+        self.histogram.saturating_record(nanoseconds);
     }
 
     /// Adds `count` operations of this many nanoseconds.
     pub fn add_many(&mut self, nanoseconds: u64, count: u64) {
-        self.0.saturating_record_n(nanoseconds, count);
+        self.histogram.saturating_record_n(nanoseconds, count);
     }
 
     /// Adds all operations of another histogram.
     pub fn merge(&mut self, other: &Self) {
+        self.others += other.others;
         for (nanoseconds, count) in other.counts() {
             self.add_many(nanoseconds, count);
         }
@@ -46,17 +63,17 @@ impl Latencies {
 
     /// The number of operations.
     pub fn len(&self) -> u64 {
-        self.0.len()
+        self.histogram.len()
     }
 
     /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.histogram.is_empty()
     }
 
     /// The times that occurred, in nanoseconds, each with the number of operations.
     pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
-        let all = self.0.iter_recorded();
+        let all = self.histogram.iter_recorded();
         all.map(|value| (value.value_iterated_to(), value.count_at_value()))
     }
 
@@ -80,12 +97,12 @@ impl Latencies {
         let beyond = self.len() as f64 * (100.0 - percentile) / 100.0;
         // A percentage such as 99.9 is not exact in binary.
         let enough = beyond * (1.0 + 1e-9) >= BEYOND as f64;
-        enough.then(|| self.0.value_at_percentile(percentile))
+        enough.then(|| self.histogram.value_at_percentile(percentile))
     }
 
     /// The median in nanoseconds, of however few operations; `None` if there are none.
     pub fn median(&self) -> Option<u64> {
-        (!self.is_empty()).then(|| self.0.value_at_quantile(0.5))
+        (!self.is_empty()).then(|| self.histogram.value_at_quantile(0.5))
     }
 }
 
@@ -134,8 +151,10 @@ mod tests {
     #[test]
     fn merged_histograms_have_all_operations() {
         let mut all = of(100);
-        all.merge(&of(200));
-        assert_eq!(all.len(), 300);
+        let mut more = of(200);
+        more.add_other();
+        all.merge(&more);
+        assert_eq!((all.len(), all.all()), (300, 301));
         assert_eq!(all.counts().map(|(_, count)| count).sum::<u64>(), 300);
     }
 }

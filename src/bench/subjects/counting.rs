@@ -16,7 +16,7 @@ use crate::subjects::monitor::Monitor;
 use crate::work::task::Message;
 
 /// How long the guest sleeps before and after each kind of work.
-pub(super) const PAUSE: Duration = Duration::from_millis(1500);
+pub const PAUSE: Duration = Duration::from_millis(1500);
 
 /// Who counts.
 pub(super) enum Source {

@@ -17,6 +17,7 @@ use crate::subjects::counting::{Counting, PAUSE, Source};
 use crate::subjects::counts::Count;
 use crate::subjects::list::Change;
 use crate::subjects::program::Program;
+use crate::subjects::totals::Totals;
 use crate::subjects::trial::Trial;
 use crate::work::task::{MARK, Message, Task};
 
@@ -175,6 +176,7 @@ fn listen(
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
     let limit = work + PATIENCE;
     let mut until = Instant::now() + limit;
+    let mut totals = Totals::default();
     while let Some(line) = vmm.line(until)? {
         let Some((_, text)) = line.split_once(MARK) else {
             continue;
@@ -187,8 +189,9 @@ fn listen(
             trial.ready_ms = u64::try_from(ready).ok();
             affinity::pin(vmm.pid(), pin)?;
         }
-        if let Some(counting) = &mut counting {
-            counting.hear(vmm, &message)?;
+        match &mut counting {
+            Some(counting) => counting.hear(vmm, &message)?,
+            None => trial.totals.extend(totals.hear(vmm, &message)),
         }
         if trial.hear(message)? {
             return Ok(());

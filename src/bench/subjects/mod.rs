@@ -7,6 +7,7 @@
 //! | `trial` | what a turn gives |
 //! | `counts` | exits, wake-ups and CPU time of reads |
 //! | `counting` | reading them, in a pass of its own |
+//! | `totals` | KVM's exits in the timed turns |
 //! | `monitor` | KVM's counters by QEMU's monitor |
 //! | `host` | a turn of the host's own driver |
 //! | `child` | a VMM as a child process, which never outlives this one |
@@ -19,7 +20,7 @@
 
 mod affinity;
 mod child;
-mod counting;
+pub mod counting;
 pub mod counts;
 pub mod host;
 mod line;
@@ -30,4 +31,5 @@ mod monitor;
 pub mod other;
 pub mod peer;
 pub mod program;
+pub mod totals;
 pub mod trial;

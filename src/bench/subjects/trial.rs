@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::subjects::totals::Total;
 use crate::work::task::{Message, Sample, Task};
 
 /// What a turn gives.
@@ -28,6 +29,9 @@ pub struct Trial {
     /// The same hash after the writes of the turn, if there were any.
     #[serde(default)]
     pub left_sha256: Option<String>,
+    /// KVM's exits of each kind of work; none for the host, or if KVM's files cannot be read.
+    #[serde(default)]
+    pub totals: Vec<Total>,
     /// A sample for each kind of work, in order.
     pub samples: Vec<Sample>,
 }

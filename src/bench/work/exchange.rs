@@ -74,8 +74,8 @@ fn connection(
     let mut sent = VecDeque::new();
     let (mut next, mut heard) = (0, 0);
     loop {
-        // The number in flight grows with the answers, so that a slow link is not filled for seconds
-        // before the first answer is read.
+        // The number in flight grows with the answers, so that a slow link is not filled for
+        // seconds before the first answer is read.
         let most = u64::from(depth).min(heard + 1) as usize;
         while sent.len() < most && window.is_open(Instant::now()) {
             let message = requests.make(next);

@@ -261,11 +261,11 @@ pub enum Message {
         /// Its name.
         work: String,
     },
-    /// In a pass that counts: a kind of work has ended, and the guest sleeps.
+    /// A kind of work has ended, and the guest is idle.
     Stopped {
         /// Its name.
         work: String,
-        /// The number of its reads.
+        /// The number of its operations, those of the warm-up among them.
         reads: u64,
     },
     /// A kind of work has ended.

@@ -12,6 +12,10 @@ use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
 use crate::work::{exchange, fingerprint, holds, threads, uring, writes};
 
+/// How long a subject is idle before and after each kind of work of a timed turn, so that KVM's
+/// totals can be read from outside.
+pub const SETTLING: Duration = Duration::from_millis(50);
+
 /// What the work is done on.
 pub enum Opened {
     /// An open disk.
@@ -45,9 +49,15 @@ pub fn work(
         tell(Message::Start {
             work: work.name.clone(),
         });
+        thread::sleep(SETTLING);
         let seed = seed.wrapping_mul(1000).wrapping_add(number);
         let window = Window::start(task, stop);
         let (times, lost) = site.run(work, seed, window)?;
+        tell(Message::Stopped {
+            work: work.name.clone(),
+            reads: times.all(),
+        });
+        thread::sleep(SETTLING);
         let sample = Sample::of(work, &times, window.seconds()?);
         tell(Message::Done(Sample { lost, ..sample }));
     }

@@ -57,11 +57,13 @@ impl<'a> Window<'a> {
         now < self.end && !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Counts a read, if it ended within the measurement.
+    /// Counts a read; its time counts if it ended within the measurement.
     pub(super) fn count(&self, times: &mut Latencies, from: Instant, to: Instant) {
         if self.counts(to) {
             let time = (to - from).as_nanos();
             times.add(u64::try_from(time).unwrap_or(u64::MAX));
+        } else {
+            times.add_other();
         }
     }
 
