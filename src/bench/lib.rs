@@ -20,6 +20,7 @@
 //! | [`cli`] | the command line |
 //! | [`say`] | what is said on the terminal |
 //! | [`stop`] | Ctrl-C |
+//! | [`tied`] | children that never outlive this process |
 //! | [`error`] | errors with hints |
 
 pub mod cli;
@@ -39,4 +40,5 @@ pub mod signatures;
 pub mod stats;
 pub mod stop;
 pub mod subjects;
+pub mod tied;
 pub mod work;

@@ -40,12 +40,11 @@ pub fn all() -> Vec<Scenario> {
 /// Three plans that change nothing, a run, and SIGKILL while both ports are lent.
 fn script() -> String {
     let bench = format!(
-        "mini-vmm-bench {PORT} --guest-kernel /boot/bzImage --memory 256M --quick --rounds 1 \
-         --measure 1"
+        "mini-vmm-bench {PORT} --guest-kernel /boot/bzImage --memory 256M --quick --rounds 1"
     );
     let both = format!("{bench} --peer-port {OTHER} --guest-cmdline \"$cmdline\"");
     format!(
-        "drivers >/run/drivers\ncd /run\n\
+        "drivers >/run/drivers\ncd /run\nmount -t debugfs debugfs /sys/kernel/debug\n\
          ports() {{ echo $(ls /sys/class/net | grep -c eth) \
          $(cat /sys/class/net/eth*/flags 2>/dev/null | grep -c 0x1002); }}\n\
          try() {{\nname=$1 wanted=$2\nshift 2\nstatus=0\n\
@@ -58,7 +57,7 @@ fn script() -> String {
          ip addr del 192.0.2.9/24 dev eth1\n\
          try plan 'lent to a network' {bench} --peer-port {OTHER}\n\
          say before $(ports)\n\
-         {both} --output report\nstate measured\nsay after $(ports)\n\
+         {both} --measure 1 --output report\nstate measured\nsay after $(ports)\n\
          say report $(cat report.json)\n\
          {both} --measure 10 --output killed >/run/out 2>&1 & pid=$!\n\
          for _ in $(seq 300); do [ \"$(ports)\" = '0 0' ] && break; sleep 0.1; done\n\

@@ -36,7 +36,7 @@ pub fn client(program: &Path, peer: Ipv4Addr, task: &Task) -> Command {
 /// The bits that the other end received each second, by the client's JSON, in units of 10⁹.
 ///
 /// # Errors
-/// iperf3 says something else, or that it has failed.
+/// iperf3 says something else, or that it has failed: its exit status may be 0 all the same.
 pub fn gigabits(output: &str) -> Result<f64> {
     let said: Value = serde_json::from_str(output)
         .map_err(|e| Error::new(format!("iperf3's output is no JSON: {e}")))?;
@@ -51,7 +51,16 @@ pub fn gigabits(output: &str) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+    use crate::cross::tool;
+    use crate::network::lent::Lent;
+    use crate::network::namespace::Namespace;
+    use crate::network::netlink::Netlink;
+    use crate::subjects::program::Program;
     use crate::work::task::{Engine, PortId, Target};
 
     /// The form of iperf3 3.12's output, cut to what is read.
@@ -69,22 +78,26 @@ mod tests {
         assert!(gigabits("iperf3: error").is_err());
     }
 
-    #[test]
-    fn both_ends_agree_on_the_address() {
-        let peer = Ipv4Addr::new(198, 18, 0, 2);
-        let task = Task {
+    fn task(address: Ipv4Addr, peer: Ipv4Addr) -> Task {
+        Task {
             works: Vec::new(),
             warm_up_ms: 1250,
             measure_ms: 5000,
             engine: Engine::Threads,
             target: Target::Port(PortId {
                 mac: String::new(),
-                address: Ipv4Addr::new(198, 18, 0, 1),
+                address,
                 prefix: 30,
                 peer: std::net::SocketAddrV4::new(peer, 1),
             }),
             destroy: None,
-        };
+        }
+    }
+
+    #[test]
+    fn both_ends_agree_on_the_address() {
+        let peer = Ipv4Addr::new(198, 18, 0, 2);
+        let task = task(Ipv4Addr::new(198, 18, 0, 1), peer);
         let line = |command: Command| {
             let words: Vec<_> = command
                 .get_args()
@@ -103,5 +116,48 @@ mod tests {
             "{client}"
         );
         assert!(client.ends_with("--omit 2"), "{client}");
+    }
+
+    /// The real iperf3, if it is installed, between two ports in networks of their own.
+    #[test]
+    fn the_real_iperf3_sends_between_two_ports() {
+        let (program, host) = match (Program::in_path(NAME, "--version"), Namespace::new()) {
+            (Ok(program), Ok(host)) => (program, host),
+            (Err(error), _) | (_, Err(error)) => {
+                println!("SKIPPED: {error}");
+                return;
+            }
+        };
+        let (first, second) = (Ipv4Addr::new(198, 18, 0, 1), Ipv4Addr::new(198, 18, 0, 2));
+        let mut task = task(first, second);
+        (task.warm_up_ms, task.measure_ms) = (0, 1000);
+        let said = host.run(|| {
+            Netlink::open().unwrap().add_pair().unwrap();
+            let client = Lent::new("veth0", (first, 30)).unwrap();
+            let other = Lent::new("veth1", (second, 30)).unwrap();
+            client.wait_for_carrier(Duration::from_secs(10)).unwrap();
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let limit = Duration::from_secs(60);
+                    other.run(|| tool::run(server(&program.path, second), limit, &over))
+                });
+                let mut said = Err(Error::new("nothing was asked"));
+                for _ in 0..50 {
+                    let command = super::client(&program.path, second, &task);
+                    let limit = Duration::from_secs(60);
+                    let ended = client.run(|| tool::run(command, limit, &over)).unwrap();
+                    said = ended.and_then(|said| gigabits(&said));
+                    if said.is_ok() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(100));
+                }
+                over.store(true, Ordering::Relaxed);
+                said
+            })
+        });
+        let speed = said.unwrap().unwrap();
+        assert!(speed > 0.001, "{speed}");
     }
 }

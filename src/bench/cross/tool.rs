@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
+use crate::tied::tie;
 
 /// No program says more that is worth reading.
 const LONGEST: u64 = 8 << 20;
@@ -24,6 +25,8 @@ pub fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<S
         .stderr(Stdio::piped())
         // Ctrl-C reaches this program, which ends the other one.
         .process_group(0);
+    // A server that stayed would keep its network, and a port in it.
+    tie(&mut command);
     let mut child = command.spawn().context(format!("cannot start {name}"))?;
     let (out, errors) = (child.stdout.take(), child.stderr.take());
     let out = thread::spawn(move || text(out));

@@ -124,7 +124,7 @@ impl Netlink {
 
     /// Makes two interfaces, veth0 and veth1, with a link between.
     #[cfg(test)]
-    pub(super) fn add_pair(&mut self) -> Result<()> {
+    pub(crate) fn add_pair(&mut self) -> Result<()> {
         // IFLA_LINKINFO with IFLA_INFO_KIND in it.
         let mut body = link(0, 0, 0);
         body.extend([12, 0, 18, 0, 8, 0, 1, 0]);

@@ -59,8 +59,8 @@ fn ours(plan: &Plan, work: &Work, seed: u64) -> Result<f64> {
         destroy: None,
         ..plan.task.clone()
     };
-    let turn = (seed, Duration::ZERO);
-    let trial = host::trial(&task, &plan.device.path, &plan.release, turn)?;
+    let seed_and_rest = (seed, Duration::ZERO);
+    let trial = host::trial(&task, &plan.device.path, &plan.release, seed_and_rest)?;
     trial.check(&task)?;
     let value = quantity::value(work, &trial.samples[0]);
     Ok(match work.traffic {
@@ -112,19 +112,19 @@ fn by_iperf3(
             let said = lent.run(|| {
                 ask(&|| {
                     let client = iperf3::client(&iperf3.path, peer, &plan.task);
-                    tool::run(client, limit(plan), &STOP)
+                    iperf3::gigabits(&tool::run(client, limit(plan), &STOP)?)
                 })
             });
             over.store(true, Ordering::Relaxed);
             said
         });
         lent.give_back()?;
-        iperf3::gigabits(&said??)
+        said?
     })
 }
 
 /// Asks again while the server starts.
-fn ask(client: &dyn Fn() -> Result<String>) -> Result<String> {
+fn ask(client: &dyn Fn() -> Result<f64>) -> Result<f64> {
     for _ in 0..20 {
         match client() {
             Err(error) if !error.is_interrupted() => {}

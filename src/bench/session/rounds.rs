@@ -66,9 +66,15 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
         }
         (made, error)
     });
-    let back = other_end.map_or(Ok(()), OtherEnd::end);
-    let (made, error) = outcome?;
-    Ok((made, error.or(back.err())))
+    let back = other_end.map_or(Ok(()), OtherEnd::end).err();
+    match (outcome, back) {
+        (Ok((made, None)), back) => Ok((made, back)),
+        (outcome, back) => {
+            // The first error says why; the port that is left is told, too.
+            back.iter().for_each(say::error);
+            outcome
+        }
+    }
 }
 
 fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {

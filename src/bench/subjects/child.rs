@@ -4,7 +4,7 @@
 //! process group ends. The guardian has left that group (setsid(2)).
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,13 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group,
-    set_parent_process_death_signal, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
 };
 
 use crate::error::{Context, Error, Result};
 use crate::say;
 use crate::stop::STOP;
+use crate::tied::tie;
 
 /// The last lines that are kept for an error.
 const LAST_LINES: usize = 40;
@@ -47,18 +47,7 @@ impl Vmm {
             .stderr(Stdio::piped())
             // Ctrl-C reaches this process, which ends the child in order.
             .process_group(0);
-        let parent = rustix::process::getpid();
-        let tie = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The parent may have ended before the call.
-            match rustix::process::getppid() == Some(parent) {
-                true => Ok(()),
-                false => Err(io::Error::other("the parent has ended")),
-            }
-        };
-        // SAFETY: the closure makes two system calls and allocates only when it fails, in a child
-        // whose parent has ended.
-        unsafe { command.pre_exec(tie) };
+        tie(&mut command);
         let name = command.get_program().display().to_string();
         let mut child = command.spawn().context(format!("cannot start {name}"))?;
         let last = Arc::new(Mutex::new(VecDeque::new()));
