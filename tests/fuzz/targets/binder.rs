@@ -39,6 +39,8 @@ enum Kind {
     Bind,
     GiveBack,
     Release,
+    /// Whether no call goes on for the devices. Nothing changes.
+    Check,
 }
 
 /// The step that begins here.
@@ -48,6 +50,7 @@ fn step(bytes: &[u8]) -> Option<Step<'_>> {
         b'b' => Step::Ask(Kind::Bind, *value),
         b'g' => Step::Ask(Kind::GiveBack, *value),
         b'r' => Step::Ask(Kind::Release, *value),
+        b'c' => Step::Ask(Kind::Check, *value),
         b'n' => Step::Note(*value),
         b'x' => Step::Refuse(value % 16),
         _ => Step::Bytes(rest.get(..usize::from(*value)).unwrap_or(rest)),
@@ -298,6 +301,7 @@ impl Test {
             Kind::Bind => b'b',
             Kind::GiveBack => b'g',
             Kind::Release => b'r',
+            Kind::Check => b'c',
         };
         let text = names(bits).join("\n");
         let answer = self.ask(&[&[letter], text.as_bytes()].concat());
@@ -309,7 +313,7 @@ impl Test {
         match (kind, answer) {
             // All of them or none.
             (Kind::Bind, Some(b'd')) => bound.extend(named),
-            (Kind::Bind, _) => {}
+            (Kind::Bind | Kind::Check, _) => {}
             // What was refused may be half done until the next time.
             (_, Some(b'f')) if reached => self.bound = None,
             (Kind::GiveBack, _) => bound.retain(|device| !named.contains(device)),
@@ -360,7 +364,7 @@ fuzz_target!(|bytes: &[u8]| {
             Some(Step::Ask(kind, bits)) => test.step(kind, bits),
             Some(Step::Note(bits)) => test.note(bits),
             // The requests themselves are the other steps.
-            Some(Step::Bytes([b'b' | b'g' | b'r' | b'n', ..])) => {}
+            Some(Step::Bytes([b'b' | b'g' | b'r' | b'n' | b'c', ..])) => {}
             Some(Step::Bytes(bytes)) => assert_ne!(test.ask(bytes), Some(b'd'), "{bytes:?}"),
             Some(Step::Refuse(number)) => {
                 *test.kernel.refused.lock().unwrap() = Some(number);
