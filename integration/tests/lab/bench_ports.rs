@@ -69,7 +69,10 @@ fn script() -> String {
 
 fn check(outcome: &Outcome) -> Result<()> {
     for (key, wanted) in [
-        ("tried", &["alone 1 1", "itself 1 1", "used 1 1", "plan 0 2"][..]),
+        (
+            "tried",
+            &["alone 1 1", "itself 1 1", "used 1 1", "plan 0 2"][..],
+        ),
         ("before", &["2 2"]),
         ("after", &["2 2"]),
         ("lent", &["0 0"]),

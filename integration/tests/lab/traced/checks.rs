@@ -187,8 +187,7 @@ fn is_name(register: &str) -> bool {
     let Some((name, offset)) = register.split_once(" +0x") else {
         return !register.starts_with('+');
     };
-    let reserved =
-        u16::from_str_radix(offset, 16).is_ok_and(|at| (0x35..=0x3b).contains(&at));
+    let reserved = u16::from_str_radix(offset, 16).is_ok_and(|at| (0x35..=0x3b).contains(&at));
     match name {
         "reserved" => reserved,
         "device-specific" | "vendor-specific" => true,
