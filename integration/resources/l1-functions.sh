@@ -363,10 +363,11 @@ state() {
 	fi
 }
 
-# child_of PID: prints the child of a process (proc_pid_stat(5); no program here has a space in its
-# name).
+# child_of PID [NAME]: prints the children of a process, all or those of a name (proc_pid_stat(5);
+# no program here has a space in its name).
 child_of() {
-	cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" '$4 == parent { print $1 }'
+	cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" -v name="${2:+($2)}" '
+		$4 == parent && (name == "" || $2 == name) { print $1 }'
 }
 
 # await_driver BDF DRIVER: waits up to ten seconds until a function has a driver.

@@ -18,8 +18,7 @@ pub fn all() -> Vec<Scenario> {
     ]
 }
 
-/// Power-off, an error, SIGTERM, SIGKILL to mini-vmm alone, and SIGKILL to its guardian process
-/// too.
+/// Power-off, an error, SIGTERM, SIGKILL to mini-vmm alone, and SIGKILL to its other processes too.
 fn script() -> String {
     let bdf = DISK.bdf();
     let vmm = |more: &str| format!("mini-vmm $boot --vfio {bdf},managed=on {more}");
@@ -32,13 +31,13 @@ fn script() -> String {
          run_as '' {guest}\nstate power-off\nsay_back {bdf}\n\
          run_as '' {error}\nstate error\nsay_back {bdf}\n\
          {start}kill -TERM $vmm_pid\nwait_vmm\nstate TERM\nsay_back {bdf}\n\
-         {start}guardian=$(child_of $vmm_pid)\n\
+         {start}guardian=$(child_of $vmm_pid vmm-guardian)\n\
          say guardian $(for f in /proc/$guardian/fd/*; do readlink $f; done | sort | uniq -c)\n\
          kill -INT $guardian\nkill -HUP $guardian\nkill -TERM $guardian\n\
          kill -KILL $vmm_pid\nwait_vmm\nawait_driver {bdf} nvme\nsay_back {bdf}\n\
          for _ in $(seq 50); do [ -d /proc/$guardian ] || break; sleep 0.1; done\nstate KILL\n\
          say log $(dmesg | grep -c 'mini-vmm: after a killed run: {bdf}: back with nvme')\n\
-         {start}guardian=$(child_of $vmm_pid)\nkill -KILL $guardian $vmm_pid\nwait_vmm\n\
+         {start}kill -KILL $(child_of $vmm_pid) $vmm_pid\nwait_vmm\n\
          sleep 1\nsay left $(driver_of {bdf})\n\
          host unbind {bdf}\nstate recovered\nsay_back {bdf}\n\
          run_as '' {guest}\nstate again\nsay_back {bdf}\n"
