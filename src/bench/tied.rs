@@ -3,12 +3,19 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// Ties a program to the thread that starts it, which must live as long as the program.
+/// Lets a program read nothing, write into pipes, and end with the thread that starts it. That
+/// thread must live as long as the program. Ctrl-C reaches this process alone, which ends the
+/// program in order.
 pub fn tie(command: &mut Command) {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let parent = rustix::process::getpid();
     let tie = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -1,8 +1,7 @@
 //! Another program, run to its end.
 
 use std::io::Read;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,12 +18,6 @@ const LONGEST: u64 = 8 << 20;
 /// It cannot be started, fails or does not end in time; or the user has ended the measurement.
 pub fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // Ctrl-C reaches this program, which ends the other one.
-        .process_group(0);
     // A server that stayed would keep its network, and a port in it.
     tie(&mut command);
     let mut child = command.spawn().context(format!("cannot start {name}"))?;

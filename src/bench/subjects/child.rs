@@ -5,8 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -41,12 +40,6 @@ pub(super) struct Vmm {
 impl Vmm {
     /// Starts a program.
     pub(super) fn start(mut command: Command) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Ctrl-C reaches this process, which ends the child in order.
-            .process_group(0);
         tie(&mut command);
         let name = command.get_program().display().to_string();
         let mut child = command.spawn().context(format!("cannot start {name}"))?;
