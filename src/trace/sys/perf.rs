@@ -1,6 +1,6 @@
 //! Records of a tracepoint on one CPU (perf_event_open(2)). They go with the descriptor, so a
 //! tracer that is killed leaves nothing behind. An event of a thread would cost time at each change
-//! of threads, as much as a stop for the tracer.
+//! of threads.
 
 use std::ffi::CStr;
 use std::io;
