@@ -150,7 +150,7 @@ start_as() {
 	mkfifo /run/vmm.out /run/vmm.err
 	: >/run/vmm.console
 	look=''
-	case " $* " in *' --sandbox on '*) look='. /lab/functions.sh; say_confined' ;; esac
+	if is_confined "$*"; then look='. /lab/functions.sh; say_confined'; fi
 	awk -v kept=/run/vmm.console -v look="$look" '
 		{ sub(/\r+$/, ""); print "L2| " $0; fflush(); print >kept; fflush(kept) }
 		look && /^L2: (init|plugged|unplugged) / { system(look " " $2) }' </run/vmm.out &
@@ -168,16 +168,23 @@ start_as() {
 	watch_pid=$!
 }
 
+# is_confined COMMAND: whether this command line runs a guest of mini-vmm in the sandbox, as all do
+# that name no other mode.
+is_confined() {
+	case "$1 " in
+	'mini-vmm trace '* | *' --sandbox off '* | *' --sandbox log '*) return 1 ;;
+	'mini-vmm '*'--kernel '* | 'mini-vmm '*'--config '*) ;;
+	*) return 1 ;;
+	esac
+}
+
 # say_confined WHEN: reports how many threads the processes that run confined guests have, and how
 # many of them lack a filter, no_new_privs, or have a capability (proc_pid_status(5)).
 say_confined() {
 	for comm in /proc/[0-9]*/comm; do
 		process=${comm%/comm}
 		read -r name <$comm && [ "$name" = mini-vmm ] || continue
-		case "$(tr '\0' ' ' <$process/cmdline)" in
-		*'mini-vmm trace '*) ;;
-		*' --sandbox on '*) cat $process/task/*/status || : ;;
-		esac
+		if is_confined "$(tr '\0' ' ' <$process/cmdline)"; then cat $process/task/*/status || :; fi
 	done 2>/dev/null | awk -v when="$1" '
 		$1 == "Name:" { threads++ }
 		$1 == "Seccomp:" && $2 == 2 { good++ }

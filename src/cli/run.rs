@@ -120,10 +120,10 @@ pub struct GuestArgs {
     api_socket: Option<PathBuf>,
 
     /// Confine the VMM's threads: each may make the system calls of its list and no other, has no
-    /// capabilities, and opens no file but those that the flags name. on: another call ends the
-    /// run; log: it is said, made, and nothing else is confined; off, the default: nothing is
-    /// confined. The processes that open and bind devices have a list of what they may not do, and
-    /// the thread that adds devices opens files itself. See docs/security.md
+    /// capabilities, and opens no file but those that the flags name. on, the default: another call
+    /// ends the run; log: it is said, made, and nothing else is confined; off: nothing is confined.
+    /// The processes that open and bind devices have a list of what they may not do, and the thread
+    /// that adds devices opens files itself. See docs/security.md
     #[arg(long, value_name = "MODE", value_parser = sandbox_modes())]
     sandbox: Option<Mode>,
 

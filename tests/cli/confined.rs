@@ -175,12 +175,37 @@ fn a_confined_guest_resets_itself() {
     run.ends_well();
 }
 
+/// By flags and by a file, which may also turn the sandbox off.
 #[test]
-fn without_the_flag_nothing_is_confined() {
+fn a_run_is_confined_by_default() {
     if !kvm() {
         return;
     }
-    let mut run = Running::start(kernel(boot), &[]);
+    let dir = TempDir::new().unwrap();
+    let file = dir.as_path().join("run.toml");
+    fs::write(&file, "memory = \"16M\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    for flags in [&[][..], &["--config", file]] {
+        let mut run = Running::start(kernel(boot), flags);
+        run.stdout.wait_for("boot\n");
+        all_confined(run.pid(), &["mini-vmm", "vcpu 0"]);
+        run.signal(libc::SIGTERM);
+        run.ends_well();
+    }
+    fs::write(file, "sandbox = \"off\"\n").unwrap();
+    nothing_is_confined(&["--config", file]);
+}
+
+#[test]
+fn with_off_nothing_is_confined() {
+    if kvm() {
+        nothing_is_confined(&["--sandbox", "off"]);
+    }
+}
+
+#[track_caller]
+fn nothing_is_confined(flags: &[&str]) {
+    let mut run = Running::start(kernel(boot), flags);
     run.stdout.wait_for("boot\n");
     let own = threads(std::process::id());
     let own = own.values().next().unwrap();

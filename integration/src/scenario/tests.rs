@@ -104,7 +104,7 @@ fn a_disk_must_come_back_with_what_the_guest_wrote() {
 #[test]
 fn every_thread_of_a_confined_run_is_looked_at() {
     let good = [
-        "LAB: run mini-vmm --sandbox on",
+        "LAB: run mini-vmm --kernel k",
         "L2| L2: init 6.1",
         "LAB: sandbox init threads=9 lacks=0",
         "LAB: sandbox plugged threads=9 lacks=0",
@@ -132,7 +132,17 @@ fn every_thread_of_a_confined_run_is_looked_at() {
         assert!(scenario.verify(&outcome(&lines)).is_err(), "{other}");
     }
     // Only runs with the sandbox.
-    let mut without = good;
-    (without[0], without[2], without[3]) = ("LAB: run mini-vmm --sandbox off", "", "");
-    scenario.verify(&outcome(&without)).unwrap();
+    for (command, is_confined) in [
+        ("LAB: run mini-vmm --kernel k --sandbox on", true),
+        ("LAB: run mini-vmm --config /etc/a.toml", true),
+        ("LAB: run mini-vmm --kernel k --sandbox off", false),
+        ("LAB: run mini-vmm --sandbox log --kernel k", false),
+        ("LAB: run mini-vmm trace -- mini-vmm --kernel k", false),
+        ("LAB: run qemu-system-x86_64 --kernel k", false),
+    ] {
+        let mut without = good;
+        (without[0], without[2], without[3]) = (command, "", "");
+        let verified = scenario.verify(&outcome(&without));
+        assert_eq!(verified.is_err(), is_confined, "{command}");
+    }
 }

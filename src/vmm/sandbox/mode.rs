@@ -35,7 +35,7 @@ impl Choice {
 }
 
 /// The mode of a run whose user has chosen none.
-const DEFAULT: Mode = Mode::Off;
+const DEFAULT: Mode = Mode::On;
 
 /// The mode of this process, once [`super::begin`] was called.
 static MODE: OnceLock<Mode> = OnceLock::new();
