@@ -94,7 +94,7 @@ fn columns(data: &str) -> Result<String, String> {
 }
 
 /// The longest bar.
-const WIDTH: u64 = 24;
+const WIDTH: u64 = 16;
 
 fn bars(data: &str) -> Result<String, String> {
     let row = |line: &str| -> Result<(u64, String), String> {
@@ -260,7 +260,7 @@ mod tests {
     fn a_bar_is_as_long_as_its_count() {
         let drawn = draw("bars", "  4  read port\n  1  write\n").unwrap();
         let lengths: Vec<_> = drawn.lines().map(|l| l.matches('█').count()).collect();
-        assert_eq!(lengths, [24, 6]);
+        assert_eq!(lengths, [16, 4]);
         assert!(drawn.starts_with("read port 4 █") && drawn.contains("\nwrite     1 █"));
     }
 
