@@ -221,14 +221,26 @@ fn pinging() -> Scenario {
                 .meanwhile(meanwhile),
         )
         .each_run(|_, run| {
+            // L1 has one emulated CPU, which the machine may take away at any time. A ping that
+            // waits for the pinning takes seconds.
             let pings: Vec<_> = run.lab("ping").collect();
-            let slow = pings.iter().find(|fact| {
-                let took = value(fact, "s").and_then(|s| s.parse::<f64>().ok());
-                value(fact, "code") != Some("200") || took.is_none_or(|s| s >= 0.1)
-            });
-            expect(slow.is_none() && pings.len() >= 5, || {
-                format!("of {} pings, one was late: {slow:?}", pings.len())
-            })?;
+            let over = |limit: f64| {
+                let took = |fact: &str| match value(fact, "code") {
+                    Some("200") => value(fact, "s")?.parse::<f64>().ok(),
+                    _ => None,
+                };
+                let all = pings.iter();
+                all.filter(|fact| took(fact).is_none_or(|took| took >= limit))
+                    .count()
+            };
+            let (late, lost) = (over(0.1), over(0.5));
+            expect(
+                pings.len() >= 5 && late <= 1.max(pings.len() / 20) && lost == 0,
+                || {
+                    let all = pings.len();
+                    format!("of {all} pings, {late} took 100 ms, and {lost} of them 500 ms")
+                },
+            )?;
             let adding = run
                 .lab("adding")
                 .next()
