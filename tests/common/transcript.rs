@@ -28,7 +28,7 @@ pub fn transcript(trace: &str, patterns: &str, order: Order) -> String {
     ))
     .unwrap();
     let lines = trace.lines().take_while(|line| !line.is_empty());
-    let mut lines: Vec<_> = lines
+    let mut lines: Vec<Line> = lines
         .map(|text| {
             let parts = line.captures(text);
             let parts = parts.unwrap_or_else(|| panic!("no line of a trace: {text}"));
@@ -40,6 +40,9 @@ pub fn transcript(trace: &str, patterns: &str, order: Order) -> String {
             (thread, time, parts[3].to_string(), parts[4].to_string())
         })
         .collect();
+    if order == Order::Thread {
+        put_before_exits(&mut lines);
+    }
     // Two threads that use one file are shown in the order in which their calls end.
     lines.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut numbers = Numbers::default();
@@ -60,6 +63,22 @@ pub fn transcript(trace: &str, patterns: &str, order: Order) -> String {
     let blocks = names.iter().map(|file| format!("{file}\n{}", files[file]));
     let text: Vec<_> = blocks.collect();
     stable(&text.join("\n"), patterns)
+}
+
+/// A line of a trace: thread, time, file, text.
+type Line = (u32, f64, String, String);
+
+/// Gives a write that KVM has kept the thread and the time of the exit that follows. Any thread of
+/// the program may have been the first to stop after the write.
+fn put_before_exits(lines: &mut [Line]) {
+    let mut exit = None;
+    for (thread, time, file, text) in lines.iter_mut().rev() {
+        if text.starts_with("coalesced ") {
+            (*thread, *time) = exit.unwrap_or((*thread, *time));
+        } else if file.starts_with("vcpu ") {
+            exit = Some((*thread, *time));
+        }
+    }
 }
 
 /// Numbers of eventfds in the order in which they appear: the kernel's ids differ from run to run,

@@ -33,6 +33,26 @@ fn compare(name: &str, command: &[&str]) {
     );
 }
 
+/// Any thread may be the first to stop after a write that KVM has kept.
+#[test]
+fn kept_writes_are_before_their_exit_whoever_told_of_them() {
+    let trace = |teller: &str, time: &str| {
+        let text = format!(
+            "   0.000100      11 vm           KVM_SET_GSI_ROUTING(nr=1) = 0 <1 µs>\n   \
+             {time}      {teller} vm           coalesced out cf8.4  PCI <- 1\n   \
+             0.000200      12 vcpu 0       out cfc.4  00:01.0 BAR0 <- 1 <1 µs>\n   \
+             0.000300      12 vm             └ KVM_IRQFD(gsi=1) = 0 <1 µs>\n"
+        );
+        transcript::transcript(&text, "", transcript::Order::Thread)
+    };
+    let by_vcpu = trace("12", "0.000200");
+    let kept = by_vcpu.find("coalesced").unwrap();
+    assert!(by_vcpu.find("KVM_SET_GSI").unwrap() < kept);
+    assert!(kept < by_vcpu.find("KVM_IRQFD").unwrap());
+    assert_eq!(trace("13", "0.000250"), by_vcpu);
+    assert_eq!(trace("10", "0.000050"), by_vcpu);
+}
+
 #[test]
 fn the_bare_calls_are_transcribed() {
     if !kvm() {
