@@ -1,8 +1,10 @@
 //! Where the socket for requests comes from: `--api-socket PATH`, or a service manager.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use api::listener::{ListenError, Listener};
+use api::witness::Address;
 use vmm::sys::listen_fds::{self, ListenFdsError};
 
 /// The socket for requests.
@@ -67,6 +69,18 @@ impl ApiSocket {
     /// Whether there is to be a socket.
     pub fn is_wanted(&self) -> bool {
         !matches!(self, Self::None)
+    }
+
+    /// The address, which connections of clients have too.
+    ///
+    /// # Errors
+    /// The path is too long.
+    pub fn address(&self) -> io::Result<Option<Address>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Path(path) => Address::at(path).map(Some),
+            Self::Inherited(listener) => listener.address().map(Some),
+        }
     }
 
     /// The folder in which the socket is made.

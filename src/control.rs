@@ -5,6 +5,7 @@
 //! | [`routes`] | methods and paths, as Cloud Hypervisor has them where it has them |
 //! | [`info`] | `vmm.ping` and `vm.info` |
 //! | [`counters`] | `vm.counters` |
+//! | [`clients`] | which devices clients name, for the process that opens devices |
 //! | [`plug`], [`device`] | `vm.add-device` and `vm.remove-device`, and their bodies |
 //! | [`ids`] | the names that clients give to devices |
 //! | [`events`] | the lines of `vm.events` |
@@ -14,6 +15,7 @@
 //!
 //! The crate `api` has the socket, HTTP and the limits; `vmm::control` makes the changes.
 
+pub mod clients;
 pub mod counters;
 pub mod device;
 pub mod events;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use api::listener::{ListenError, Listener};
 use api::server::Server;
 use api::service::{ServerThread, Service};
+use tracing::debug;
 use vmm::sandbox::{self, Kind};
 
 use crate::control::vm::Vm;
@@ -65,7 +68,19 @@ impl ControlError {
 pub fn serve(listener: Listener, vm: Vm) -> Result<Server, ControlError> {
     let log = Arc::clone(&vm.log);
     events::publish(&vm.control, &log, &vm.ids);
+    let broker = vm.broker.clone();
     let service = Service::new(routes::routes(&Arc::new(vm)));
+    let service = match broker {
+        None => service,
+        // The process that opens devices sees the request before this one reads it.
+        Some(opener) => service.witnessed_by(Arc::new(move |request, connection| {
+            if request.path == routes::ADD_DEVICE
+                && let Err(e) = opener.admit(connection)
+            {
+                debug!("the request is not seen by the process that opens devices: {e}");
+            }
+        })),
+    };
     let service = service.begin_threads_with(|thread| {
         sandbox::enter(match thread {
             ServerThread::Connections => Kind::Api,

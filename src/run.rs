@@ -1,15 +1,19 @@
 //! A run of a guest: binds the devices with `managed=on`, creates the VM, waits for its end, and
 //! writes the report.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::events::EventLog;
+use api::witness::Door;
 use host::bind::{BindError, Host, check_calls, note_call_or_say};
 use host::binder::Binder;
 use host::managed::Managed;
+use rustix::process::geteuid;
 use tracing::debug;
 use vmm::boot::Images;
+use vmm::broker::{Admission, Nobody};
 use vmm::config::VmConfig;
 use vmm::config::device::RomConfig;
 use vmm::console::{self, Console};
@@ -23,6 +27,7 @@ use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
 
 use crate::api_socket::ApiSocket;
+use crate::control::clients::Clients;
 use crate::control::summary::VmSummary;
 use crate::control::vm::Vm;
 use crate::control::{self, ControlError};
@@ -100,7 +105,8 @@ pub fn run(
         let _phase = phase!("bind_devices");
         let addresses = config.vfio.iter().map(|device| &*device.address);
         check_calls(&Host::default(), addresses)?;
-        Managed::take(&config.vfio, host_limit, later)?
+        let clients = clients(&api_socket).map_err(ControlError::Start)?;
+        Managed::take(&config.vfio, host_limit, later, clients)?
     };
     let binder = managed.as_ref().and_then(Managed::binder);
     let _calls = Calls(Arc::clone(&opener), binder.clone());
@@ -111,6 +117,7 @@ pub fn run(
     }
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
+    let broker = (confined == Mode::On).then(|| Arc::clone(&opener));
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
     if let Some(binder) = binder {
         machine.set_claims(binder);
@@ -144,6 +151,7 @@ pub fn run(
                 summary,
                 started,
                 log: Arc::new(EventLog::new().map_err(ControlError::Start)?),
+                broker,
                 ids: Arc::default(),
             };
             Some(control::serve(listener, vm)?)
@@ -159,6 +167,21 @@ pub fn run(
     let end = end?;
     machine.close()?;
     Ok(end)
+}
+
+/// Who names devices while the guest runs.
+fn clients(api_socket: &ApiSocket) -> io::Result<Arc<dyn Admission>> {
+    let clients = |address| {
+        Clients::by(Door {
+            address,
+            user: geteuid().as_raw(),
+            server: std::process::id(),
+        })
+    };
+    Ok(match api_socket.address()? {
+        Some(address) => Arc::new(clients(address)),
+        None => Arc::new(Nobody),
+    })
 }
 
 /// What a confined run opens once it has begun.

@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::events::{EventLog, Next};
 use crate::limits::{MAX_BODY, MAX_HEAD};
 use crate::message::{self, CONTINUE, Request, Response, Status};
 use crate::parser::{Parsed, parse};
-use crate::receive::{Attached, receive};
-use crate::service::Caller;
+use crate::receive::{Attached, peek, receive};
+use crate::service::{Caller, Witness};
 
 /// How long a request may take to arrive, and an answer to be read; a connection without a request
 /// is closed after the same time.
@@ -21,6 +23,9 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client that was refused may take to end its request.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the parts of a request are left in the socket for a witness: a socket has room for some
+/// hundred parts, and then the client waits for a reader.
+const PARTS_LIMIT: Duration = Duration::from_secs(1);
 /// The bytes of a stream that wait for its reader; the other events wait in the log.
 const STREAM_BUFFER: usize = 16 << 10;
 /// More than the largest request has, with its chunks: the next request waits in the socket.
@@ -71,6 +76,8 @@ pub struct Connection {
     /// How much of the output was written.
     written: usize,
     deadline: Option<Instant>,
+    /// Until when a part of a request stays in the socket.
+    held: Option<Instant>,
 }
 
 impl Connection {
@@ -92,6 +99,7 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             deadline: Some(now + TIME_LIMIT),
+            held: None,
         }
     }
 
@@ -128,9 +136,14 @@ impl Connection {
         !self.output.is_empty() && !self.is_closed()
     }
 
+    /// Whether a part of a request stays in the socket, so that only more of it is input.
+    pub fn is_holding(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// When the client has waited for too long.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.held.into_iter().chain(self.deadline).min()
     }
 
     /// The client has closed its side of the connection for good.
@@ -143,6 +156,12 @@ impl Connection {
 
     /// The deadline is over.
     pub fn expire(&mut self, log: &EventLog, now: Instant) {
+        if self.held.take().is_some() {
+            self.read();
+            if self.deadline.is_none_or(|deadline| deadline > now) {
+                return;
+            }
+        }
         match self.state {
             State::Streaming { .. } => {
                 // epoll calls a socket writable once it is almost empty: a reader that is only slow
@@ -162,11 +181,63 @@ impl Connection {
         }
     }
 
+    /// Reads the next request, after a witness has looked at it. The parts of a request stay in the
+    /// socket until it is whole, but not for ever.
+    pub fn read_before(&mut self, witness: &Witness, now: Instant) {
+        if !matches!(self.state, State::Reading) || !self.input.is_empty() {
+            // The rest of a request of which a part was read.
+            return self.read();
+        }
+        let held = self.held.take();
+        let waiting = peek(self.stream.as_fd(), INPUT_BUFFER).unwrap_or_default();
+        let over = waiting.bytes.is_empty() || waiting.attached || self.is_at_end();
+        match parse(&waiting.bytes) {
+            Parsed::Whole(request, used) => {
+                witness(&request, self.stream.as_fd());
+                match waiting.attached {
+                    // A read of a part would have the descriptors of all.
+                    true => self.read(),
+                    // The next request is looked at in its turn.
+                    false => self.read_to(used),
+                }
+            }
+            Parsed::Partial { expects } if !over && waiting.bytes.len() < INPUT_BUFFER => {
+                self.held = held.or(Some(now + PARTS_LIMIT));
+                self.go_on(expects);
+            }
+            Parsed::Partial { .. } | Parsed::Bad(_) => self.read(),
+        }
+    }
+
+    /// Whether the client has said all it will say.
+    fn is_at_end(&self) -> bool {
+        let mut ends = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        poll(&mut ends, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+    }
+
+    /// Tells the client that its body is wanted.
+    fn go_on(&mut self, expects: bool) {
+        if expects && !self.continued {
+            self.continued = true;
+            self.output.extend(CONTINUE);
+            self.flush();
+        }
+    }
+
     /// Reads what there is.
     pub fn read(&mut self) {
-        let mut buffer = [0; 16 << 10];
-        while self.input.len() < INPUT_BUFFER {
-            match receive(&self.stream, &mut buffer) {
+        self.read_to(INPUT_BUFFER);
+    }
+
+    /// Reads until the input has so many bytes.
+    fn read_to(&mut self, most: usize) {
+        let mut space = [0; 16 << 10];
+        while self.input.len() < most {
+            let left = space.len().min(most - self.input.len());
+            let Some(buffer) = space.get_mut(..left) else {
+                break;
+            };
+            match receive(&self.stream, buffer) {
                 Ok((0, _)) => {
                     self.input_ended = true;
                     break;
@@ -250,11 +321,7 @@ impl Connection {
                 None
             }
             Parsed::Partial { expects } => {
-                if expects && !self.continued {
-                    self.continued = true;
-                    self.output.extend(CONTINUE);
-                    self.flush();
-                }
+                self.go_on(expects);
                 None
             }
             Parsed::Bad(response) => {

@@ -18,6 +18,7 @@
 //! | `connection` | one client: what it sends, and what it still has to read |
 //! | `workers` | threads for the answers that take long |
 //! | [`server`] | the thread, its descriptors and its time limits |
+//! | [`witness`] | a look at a request by another process |
 //! | [`client`] | the other side, for a command line |
 
 #![warn(missing_docs)]
@@ -44,4 +45,5 @@ mod peer;
 pub mod receive;
 pub mod server;
 pub mod service;
+pub mod witness;
 mod workers;

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::peer::Peer;
+use crate::witness::Address;
 
 /// Reading and writing for the owner alone.
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -184,6 +185,14 @@ impl Listener {
     /// The socket.
     pub(crate) fn socket(&self) -> &UnixListener {
         &self.socket
+    }
+
+    /// The address.
+    ///
+    /// # Errors
+    /// The errno.
+    pub fn address(&self) -> io::Result<Address> {
+        Address::of(self.socket.as_fd())
     }
 
     /// Stops listening and removes the file.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::cmsg_space;
@@ -50,6 +50,39 @@ pub fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Att
         _ => Attached::Several,
     };
     Ok((message.bytes, attached))
+}
+
+/// What waits in a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The bytes, which stay in the stream.
+    pub bytes: Vec<u8>,
+    /// Whether descriptors came with the last bytes. What comes after these is not seen.
+    pub attached: bool,
+}
+
+/// Looks at what waits in a stream, and leaves it there (recv(2), MSG_PEEK).
+///
+/// # Errors
+/// The errno; EAGAIN if nothing waits, and the stream is not at its end.
+pub fn peek(stream: BorrowedFd<'_>, most: usize) -> io::Result<Waiting> {
+    let mut bytes = vec![0; most];
+    // Without space for descriptors, the kernel opens none, and says so.
+    let mut rights = RecvAncillaryBuffer::default();
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message = loop {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match recvmsg(stream, &mut parts, &mut rights, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let (count, flags) = (message.bytes, message.flags);
+    bytes.truncate(count);
+    Ok(Waiting {
+        bytes,
+        attached: flags.contains(ReturnFlags::CTRUNC),
+    })
 }
 
 #[cfg(test)]
@@ -100,6 +133,35 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).unwrap();
         assert_eq!(read, b"x");
+    }
+
+    #[test]
+    fn a_look_leaves_all_there_is() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = pipe().unwrap();
+        let look = |most| peek(ours.as_fd(), most);
+        assert_eq!(look(9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        theirs.write_all(b"one").unwrap();
+        theirs.write_all(b"two").unwrap();
+        assert_eq!(look(4).unwrap().bytes, b"onet");
+        send(&theirs, b"with", &writer, 1);
+        drop(writer);
+        theirs.write_all(b"after").unwrap();
+        let waiting = look(99).unwrap();
+        assert_eq!(waiting.bytes, b"onetwowith");
+        assert!(waiting.attached);
+        let mut buffer = [0; 10];
+        let (count, attached) = receive(&ours, &mut buffer).unwrap();
+        assert_eq!(count, 10);
+        assert!(matches!(attached, Attached::One(_)));
+        let waiting = look(99).unwrap();
+        assert_eq!((&*waiting.bytes, waiting.attached), (&b"after"[..], false));
+        // No look has kept a copy.
+        drop(attached);
+        assert_eq!(reader.read(&mut buffer).unwrap(), 0);
+        drop(theirs);
+        receive(&ours, &mut buffer).unwrap();
+        assert_eq!(look(9).unwrap(), Waiting::default());
     }
 
     /// The end of the pipe shows that no copy stays open.

@@ -278,7 +278,10 @@ impl Thread {
             connection.flush();
         }
         if flags.contains(EventFlags::IN) {
-            connection.read();
+            match &self.service.witness {
+                Some(witness) => connection.read_before(witness, Instant::now()),
+                None => connection.read(),
+            }
         }
         connection.pump(&self.log, Instant::now());
         self.requests(number);
@@ -368,6 +371,8 @@ impl Thread {
             let mut wanted = EventFlags::empty();
             wanted.set(EventFlags::IN, connection.wants_input());
             wanted.set(EventFlags::OUT, connection.wants_output());
+            // What stays in the socket is not told again, but what comes is (epoll(7)).
+            wanted.set(EventFlags::ET, connection.is_holding());
             if wanted != *told {
                 let data = EventData::new_u64(*number);
                 match epoll::modify(&self.epoll, connection.fd(), data, wanted) {

@@ -1,6 +1,7 @@
 //! Routes: which function answers which request, and how long that may take.
 
 use std::mem;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,6 +31,10 @@ pub enum ServerThread {
     /// Makes changes.
     Changes,
 }
+
+/// A function that looks at a request that has arrived whole, before anything reads it from its
+/// connection.
+pub type Witness = Arc<dyn Fn(&Request, BorrowedFd<'_>) + Send + Sync>;
 
 /// A function that answers requests.
 pub type Answer = Box<dyn Fn(&Request, &Caller) -> Response + Send + Sync>;
@@ -107,6 +112,7 @@ pub struct Service {
     routes: Vec<Arc<Route>>,
     /// Called by each thread of the server, before it reads anything of a client.
     pub(crate) begin: fn(ServerThread),
+    pub(crate) witness: Option<Witness>,
 }
 
 impl Service {
@@ -115,6 +121,7 @@ impl Service {
         Self {
             routes: routes.into_iter().map(Arc::new).collect(),
             begin: |_| {},
+            witness: None,
         }
     }
 
@@ -122,6 +129,14 @@ impl Service {
     #[must_use]
     pub fn begin_threads_with(self, begin: fn(ServerThread)) -> Self {
         Self { begin, ..self }
+    }
+
+    /// Lets `witness` look at each request while the request is in its connection: another process
+    /// that gets the connection sees the same bytes.
+    #[must_use]
+    pub fn witnessed_by(self, witness: Witness) -> Self {
+        let witness = Some(witness);
+        Self { witness, ..self }
     }
 
     /// Method and path of each route.

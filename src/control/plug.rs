@@ -1,11 +1,13 @@
 //! `vm.add-device` and `vm.remove-device`.
 
 use std::iter::repeat;
+use std::os::fd::AsFd;
 
 use api::message::{Request, Response, Status};
 use api::receive::Attached;
 use api::service::Caller;
 use serde::Serialize;
+use tracing::debug;
 use vmm::config::device::DeviceConfig;
 use vmm::given::{self, GivenError};
 use vmm::hostinfo::name::{HostName, parse_address};
@@ -104,6 +106,11 @@ fn try_add(vm: &Vm, request: &Request, caller: &Caller) -> Result<Answer, PlugEr
     let body = AddDevice::parse(&request.body)?;
     let given = file.map(|file| given::received(&Sysfs::default(), file));
     let given = given.transpose()?;
+    if let (Some(broker), Some((file, _))) = (&vm.broker, given) {
+        // An open node is the right to its device.
+        let shown = file.look().and_then(|file| broker.admit(file.as_fd()));
+        shown.unwrap_or_else(|e| debug!("an open device is not shown: {e}"));
+    }
     let added = add_functions(vm, &body, given, caller);
     if let (Err(_), Some((file, _))) = (&added, given) {
         // Nobody has used it.

@@ -14,6 +14,9 @@ use crate::control::pci::Tree;
 use crate::control::plug;
 use crate::control::vm::Vm;
 
+/// The path of the request that adds a device.
+pub const ADD_DEVICE: &str = "/api/v1/vm.add-device";
+
 /// All routes of the VM.
 pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
     let with = |vm: &Arc<Vm>| Arc::clone(vm);
@@ -39,12 +42,9 @@ pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
         change(vm, "/api/v1/vm.resume", ControlRequest::Resume),
         change(vm, "/api/v1/vm.reboot", ControlRequest::Reboot),
         change(vm, "/api/v1/vm.power-button", ControlRequest::PowerButton),
-        Route::new(
-            "PUT",
-            "/api/v1/vm.add-device",
-            Kind::Change,
-            move |request, caller| plug::add(&adds, request, caller),
-        ),
+        Route::new("PUT", ADD_DEVICE, Kind::Change, move |request, caller| {
+            plug::add(&adds, request, caller)
+        }),
         Route::new(
             "PUT",
             "/api/v1/vm.remove-device",

@@ -7,6 +7,7 @@ use api::events::EventLog;
 use vmm::control::Control;
 use vmm::log::phases::Phases;
 use vmm::stats::Stats;
+use vmm::vfio::opener::Opener;
 
 use crate::control::ids::Ids;
 use crate::control::summary::VmSummary;
@@ -25,6 +26,8 @@ pub struct Vm {
     pub started: Instant,
     /// The events of the run.
     pub log: Arc<EventLog>,
+    /// What opens devices for a confined run, and learns from clients which.
+    pub broker: Option<Arc<Opener>>,
     /// The names that clients have given to devices.
     pub ids: Arc<Ids>,
 }

@@ -5,6 +5,7 @@
 //! the run lives, and ends with it. What it has bound is given back as all devices of the run are
 //! ([`crate::managed`]).
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use pci::Bdf;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{Shutdown, shutdown};
 use tracing::info;
+use vmm::broker::Named;
 use vmm::config::device::DeviceConfig;
+use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::log::error_chain::with_causes;
 use vmm::plug::AddError;
 use vmm::plug::host_side::Claims;
@@ -100,18 +103,19 @@ impl NoAnswer {
 }
 
 impl Binder {
-    /// Starts the process for `run`, which must have one thread. No call of the kernel is waited
-    /// for longer than `limit`.
+    /// Starts the process for `run`, which must have one thread. The process binds devices of
+    /// `named` alone. No call of the kernel is waited for longer than `limit`.
     ///
     /// # Errors
     /// There are other threads, or no process can be made.
-    pub fn start(run: Process, limit: Duration) -> io::Result<Self> {
+    pub fn start(run: Process, limit: Duration, named: Named) -> io::Result<Self> {
         let (ours, theirs) = Packets::pair()?;
-        let theirs = std::os::fd::OwnedFd::from(theirs);
-        let child = process::detach(c"vmm-binder", &[&theirs], || {
+        let news = named.news().map(AsRef::as_ref);
+        let keep: Vec<&OwnedFd> = [theirs.as_ref()].into_iter().chain(news).collect();
+        let child = process::detach(c"vmm-binder", &keep, || {
             // A process that is not confined does nothing for a run that is.
-            if let (Ok(()), Ok(socket)) = (sandbox::enter_helper(), theirs.try_clone()) {
-                serve(&Packets::from(socket), &Host::with_limit(limit), run);
+            if sandbox::enter_helper().is_ok() {
+                serve(&theirs, &Host::with_limit(limit), run, &named);
             }
         })?;
         let mut binder = Self::over(ours, Host::with_limit(limit), limit)?;
@@ -211,7 +215,7 @@ impl Claims for Binder {
     fn check(&self, devices: &[DeviceConfig]) -> Result<(), AddError> {
         let addresses = devices.iter().map(|device| &*device.address);
         if Mode::current() == Mode::On {
-            let names: Vec<_> = addresses.clone().map(Into::into).collect();
+            let names: Vec<_> = addresses.clone().map(sysfs_name).collect();
             match self.ask(CHECK, &names) {
                 Err(NoAnswer::Gone) => {}
                 answer => return answer.map(drop).map_err(NoAnswer::into_add_error),
@@ -225,7 +229,11 @@ impl Claims for Binder {
 
     fn bind(&self, addresses: &[String]) -> Result<(), AddError> {
         self.used.store(true, Ordering::Relaxed);
-        let answer = self.ask(BIND, addresses);
+        let names: Vec<_> = addresses
+            .iter()
+            .map(|address| sysfs_name(address))
+            .collect();
+        let answer = self.ask(BIND, &names);
         let lines = answer.map_err(NoAnswer::into_add_error)?;
         lines.lines().for_each(|line| info!("{line}"));
         Ok(())
@@ -265,12 +273,12 @@ impl Drop for Binder {
 }
 
 /// Answers requests until the run has ended, has its devices given back, or asks no more.
-pub fn serve(socket: &Packets, host: &Host, run: Process) {
+pub fn serve(socket: &Packets, host: &Host, run: Process, named: &Named) {
     while let Ok(Some(packet)) = socket.receive() {
         let Some((kind, names)) = packet.bytes.split_first() else {
             return;
         };
-        let answer = answer(host, run, *kind, names);
+        let answer = answer(host, run, named, *kind, names);
         if *kind == RELEASE {
             // The run has ended: a guest that goes on has no devices bound after that. If nobody
             // hears the answer, the guardian and the next command know from the records.
@@ -299,16 +307,29 @@ fn ends_within(run: Process, limit: Duration) -> bool {
     true
 }
 
-fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
+fn answer(host: &Host, run: Process, named: &Named, kind: u8, names: &[u8]) -> Vec<u8> {
     let names = str::from_utf8(names).unwrap_or_default().lines();
+    let foreign = |may: &dyn Fn(HostName) -> bool| {
+        let own = |name: &str| whole_name(name).is_some_and(may);
+        // A run that is not confined hears the host's own words for what is no device.
+        let foreign = names.clone().find(|name| !named.is_any() && !own(name));
+        foreign.map(str::to_owned)
+    };
     let outcome = match kind {
-        BIND if run.lives() => bind_for(host, run, names),
+        BIND if run.lives() => match foreign(&|name| named.is_managed(name)) {
+            Some(name) => Err(not_named(&name, "managed=on")),
+            None => bind_for(host, run, names),
+        },
+        // Only records of the run are used.
         GIVE_BACK => give_back(host, run, names),
         RELEASE => all_lines(bind::release_run(host, run)),
-        NOTE => Ok(note(host, run, names)),
-        CHECK => match bind::check_calls(host, names) {
-            Ok(()) => Ok(Vec::new()),
-            Err(e) => Err(explained(e)),
+        NOTE => Ok(note(host, run, named, names)),
+        CHECK => match foreign(&|name| named.has(name)) {
+            Some(name) => Err(not_named(&name, "it")),
+            None => match bind::check_calls(host, names) {
+                Ok(()) => Ok(Vec::new()),
+                Err(e) => Err(explained(e)),
+            },
         },
         _ => Err((String::new(), None)),
     };
@@ -326,6 +347,27 @@ fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
 
 type Outcome = Result<Vec<String>, (String, Option<String>)>;
 
+/// The device with a name in the form of sysfs: no path, which could lead anywhere.
+fn whole_name(text: &str) -> Option<HostName> {
+    let name: HostName = text.parse().ok()?;
+    (name.to_string() == text).then_some(name)
+}
+
+/// An address in the form of sysfs, if it is one.
+fn sysfs_name(address: &str) -> String {
+    parse_address(address).map_or_else(|_| address.into(), |name| name.to_string())
+}
+
+/// What a run is told that asks for a device which is not its own.
+fn not_named(address: &str, what: &str) -> (String, Option<String>) {
+    let text = format!(
+        "{address}: neither a flag nor a request that the process which binds devices has seen \
+         names {what} for this run"
+    );
+    let hint = "send the request in one piece; docs/security.md says what the sandbox sees";
+    (text, Some(hint.into()))
+}
+
 fn bind_for<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>) -> Outcome {
     let request = BindRequest {
         addresses: names.map(Into::into).collect(),
@@ -340,14 +382,20 @@ fn give_back<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>
     all_lines(bind::release_of_run(host, run, |bdf| wanted.contains(&bdf)))
 }
 
-fn note<'a>(host: &Host, run: Process, mut words: impl Iterator<Item = &'a str>) -> Vec<String> {
+fn note<'a>(
+    host: &Host,
+    run: Process,
+    named: &Named,
+    mut words: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
     let mut word = || words.next().unwrap_or_default();
     let (device, call) = (word(), word());
     let (Ok(pid), Ok(started)) = (word().parse(), word().parse()) else {
         return Vec::new();
     };
     let caller = Process { pid, started };
-    match noted::is_allowed(host, run, device, call, caller) {
+    let own = named.is_any() || whole_name(device).is_some_and(|name| named.has(name));
+    match own && noted::is_allowed(host, run, device, call, caller) {
         true => Vec::from_iter(bind::note_call_or_say(host, device, call, caller)),
         // A call that has ended meanwhile needs no note either.
         false => Vec::new(),
@@ -367,132 +415,4 @@ fn explained(error: BindError) -> (String, Option<String>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-    use crate::bind::fake::FakeHost;
-
-    const DISK: &str = "0000:01:00.0";
-    const NET: &str = "0000:02:00.0";
-
-    fn fake() -> FakeHost {
-        FakeHost::new(&["nvme", "e1000e", "vfio-pci"])
-            .device(DISK, 0x01_0802, Some("nvme"), Some(1))
-            .device(NET, 0x02_0000, Some("e1000e"), Some(2))
-    }
-
-    #[test]
-    fn devices_are_bound_and_given_back_one_by_one() {
-        let fake = fake();
-        let (ours, theirs) = Packets::pair().unwrap();
-        let run = Process::this().unwrap();
-        let host = fake.host();
-        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| serve(&theirs, &host, run));
-            let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-            binder.give_back(&names(&[DISK]));
-            assert!(!binder.was_used());
-            binder.bind(&names(&[DISK])).unwrap();
-            binder.bind(&names(&[NET])).unwrap();
-            for device in [DISK, NET] {
-                assert_eq!(fake.driver(device).as_deref(), Some("vfio-pci"), "{device}");
-            }
-            // Only what is named, and what the run has.
-            binder.give_back(&names(&[DISK, "0000:03:00.0"]));
-            assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
-            assert_eq!(fake.driver(NET).as_deref(), Some("vfio-pci"));
-            let e = binder.bind(&names(&["0000:09:00.0"])).unwrap_err();
-            assert!(e.to_string().contains("0000:09:00.0"), "{e}");
-            assert!(e.hint().is_some());
-            binder.give_back(&names(&[NET]));
-            assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
-            binder.hang_up();
-        });
-        let e = binder.bind(&[DISK.into()]).unwrap_err();
-        assert!(e.to_string().contains("has ended"), "{e}");
-    }
-
-    /// A process that is stopped, or waits for a command that is.
-    #[test]
-    fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
-        let limit = Duration::from_millis(20);
-        let (ours, theirs) = Packets::pair().unwrap();
-        let binder = Binder::over(ours, fake().host(), limit).unwrap();
-        let e = binder.bind(&[DISK.into()]).unwrap_err();
-        assert!(e.to_string().contains("does not answer"), "{e}");
-        assert!(e.hint().unwrap().contains("vmm-binder"));
-        // A late answer is nobody's.
-        assert!(theirs.send(&[DONE], &[]).is_err());
-        let e = binder.bind(&[DISK.into()]).unwrap_err();
-        assert!(e.to_string().contains("has ended"), "{e}");
-    }
-
-    #[test]
-    fn the_end_of_a_run_waits_for_one_call() {
-        let (ours, _theirs) = Packets::pair().unwrap();
-        let limit = Duration::from_millis(200);
-        let binder = Binder::over(ours, fake().host(), limit).unwrap();
-        thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                let begun = Instant::now();
-                let e = binder.bind(&[DISK.into()]).unwrap_err();
-                (begun.elapsed(), e.to_string())
-            });
-            binder.end();
-            let (took, text) = asked.join().unwrap();
-            assert!(text.contains("does not answer"), "{text}");
-            // Twelve calls are waited for otherwise.
-            assert!(took >= limit && took < 12 * limit, "{took:?}");
-        });
-    }
-
-    #[test]
-    fn devices_of_a_run_that_lives_stay_when_it_asks_no_more() {
-        let fake = fake();
-        let run = Process::this().unwrap();
-        let host = fake.host();
-        let (ours, theirs) = Packets::pair().unwrap();
-        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| serve(&theirs, &host, run));
-            binder.bind(&[DISK.into()]).unwrap();
-            binder.hang_up();
-        });
-        assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
-    }
-
-    /// Nothing is bound for a run that has said that it ends.
-    #[test]
-    fn giving_all_devices_back_is_the_last_request() {
-        let fake = fake();
-        let run = Process::this().unwrap();
-        let host = fake.host();
-        let (ours, theirs) = Packets::pair().unwrap();
-        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
-        thread::scope(|scope| {
-            let ended = scope.spawn(move || serve(&theirs, &host, run));
-            binder.bind(&[DISK.into()]).unwrap();
-            let lines = binder.release(&[]).unwrap();
-            assert!(lines.contains(DISK), "{lines}");
-            ended.join().unwrap();
-        });
-        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
-        let e = binder.bind(&[NET.into()]).unwrap_err();
-        assert!(e.to_string().contains("has ended"), "{e}");
-        assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
-    }
-
-    #[test]
-    fn nothing_is_bound_for_a_run_that_was_killed() {
-        let fake = fake();
-        let run = Process {
-            pid: std::process::id(),
-            started: 1,
-        };
-        let answer = answer(&fake.host(), run, BIND, DISK.as_bytes());
-        assert_eq!(answer.first(), Some(&FAILED));
-        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
-    }
-}
+mod tests;

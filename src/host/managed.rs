@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info};
+use vmm::broker::{Admission, Broker, Device, Named};
 use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
 use vmm::sandbox::Mode;
+use vmm::sys::packets::Packets;
 use vmm::sys::process;
 use vmm::sys::process::Process;
 use vmm::vfio::kernel_calls;
@@ -48,7 +50,7 @@ impl Managed {
     /// Starts the guardian of a run with these devices, and binds those with `managed=on`. Returns
     /// the bound devices, if there are or may be any, and the opener. Call this while the process
     /// has a single thread, because the process forks. With `later`, devices may be added while the
-    /// guest runs.
+    /// guest runs, which `clients` name.
     ///
     /// # Errors
     /// A device cannot be bound. No device is bound then.
@@ -56,6 +58,7 @@ impl Managed {
         devices: &[DeviceConfig],
         limit: Duration,
         later: bool,
+        clients: Arc<dyn Admission>,
     ) -> Result<(Option<Self>, Arc<Opener>), BindError> {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
@@ -65,10 +68,11 @@ impl Managed {
         if addresses.is_empty() && !later {
             return Ok((None, kernel_calls::opener_or_here(limit)));
         }
-        let (mut managed, opener) = match Self::start(limit, later) {
+        let (mut managed, opener) = match Self::start(devices, limit, later, clients) {
             Ok(started) => started,
-            // Nothing needs the guardian yet: a later add with `managed=on` is refused.
-            Err(e) if addresses.is_empty() => {
+            // Nothing needs the guardian yet: a later add with `managed=on` is refused. A confined
+            // run cannot open devices itself.
+            Err(e) if addresses.is_empty() && Mode::current() != Mode::On => {
                 debug!("{}", with_causes(&e));
                 return Ok((None, kernel_calls::opener_or_here(limit)));
             }
@@ -89,14 +93,29 @@ impl Managed {
     }
 
     /// Starts the guardian, and with `later` the process that binds devices.
-    fn start(limit: Duration, later: bool) -> Result<(Self, Arc<Opener>), BindError> {
+    fn start(
+        devices: &[DeviceConfig],
+        limit: Duration,
+        later: bool,
+        clients: Arc<dyn Admission>,
+    ) -> Result<(Self, Arc<Opener>), BindError> {
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
+        let named = || match Mode::current() {
+            Mode::On => Named::only(devices.iter().filter_map(Device::of)),
+            Mode::Off | Mode::Log => Named::any(),
+        };
+        // The guardian sees what clients name, and tells the binder. The run has no end of this.
+        let (news, heard) = Packets::pair().map_err(BindError::Guardian)?;
         let binder = match later {
-            true => Some(Binder::start(run, limit).map_err(BindError::Guardian)?),
+            true => {
+                let binder = Binder::start(run, limit, named().hearing(heard));
+                Some(binder.map_err(BindError::Guardian)?)
+            }
             false => None,
         };
-        let opener = kernel_calls::opener(limit, &[&end], || {
+        let broker = Broker::new(named(), clients, later.then_some(news));
+        let opener = kernel_calls::opener(limit, broker, &[&end], || {
             process::wait_readable(&end);
             let host = Host::with_limit(limit);
             // Without records nothing was bound.

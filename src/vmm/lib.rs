@@ -1,6 +1,7 @@
 //! The virtual machine monitor: KVM, the guest's memory and boot, and devices by VFIO.
 
 pub mod boot;
+pub mod broker;
 pub mod bus;
 pub mod coalesced;
 pub mod config;

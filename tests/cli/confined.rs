@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use vmm::sandbox::helper::KEPT;
 use vmm::sandbox::ioctls::IOCTLS;
@@ -158,6 +162,52 @@ fn log_names_no_call() {
     if kvm() {
         lives("log");
     }
+}
+
+/// The process that opens devices sees the request of a client, whatever its form, before the run
+/// reads it. A request that it has not seen adds nothing.
+#[test]
+fn requests_of_clients_are_seen_by_the_process_that_opens_devices() {
+    if !kvm() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let socket = dir.as_path().join("socket");
+    let path = socket.to_str().unwrap();
+    let flags = [
+        "-vv",
+        "--sandbox",
+        "on",
+        "--ports",
+        "1",
+        "--api-socket",
+        path,
+    ];
+    let mut run = Running::start(kernel(boot), &flags);
+    run.stdout.wait_for("boot\n");
+    // A request in one part, and one whose parts arrive one by one.
+    for parts in [1, 3] {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        let body = r#"{"path": "0000:7f:1f.6", "managed": true}"#;
+        let all = [
+            "PUT /api/v1/vm.add-device HTTP/1.1\r\nConnection: close\r\n",
+            &format!("Content-Length: {}\r\n\r\n", body.len()),
+            body,
+        ];
+        for part in all.chunks(all.len() / parts) {
+            client.write_all(part.concat().as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("0000:7f:1f.6"), "{answer}");
+    }
+    run.signal(libc::SIGTERM);
+    assert_eq!(run.status(), Some(0));
+    let said = run.stderr.text();
+    let asked = said.matches("a look at a request by another process");
+    assert_eq!(asked.count(), 2, "{said}");
+    assert!(!said.contains("the request is not seen"), "{said}");
 }
 
 /// A guest's own resets start its vCPUs anew each time.

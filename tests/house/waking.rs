@@ -64,6 +64,26 @@ const LIMITED: &[(&str, &str, &str)] = &[
         "host::limited",
     ),
     (
+        "\"current_link_speed\"",
+        "src/vmm/broker/files.rs",
+        "a name; the opener's process reads the file",
+    ),
+    (
+        "\"current_link_width\"",
+        "src/vmm/broker/files.rs",
+        "a name; the opener's process reads the file",
+    ),
+    (
+        "\"max_link_speed\"",
+        "src/vmm/broker/files.rs",
+        "a name; the opener's process reads the file",
+    ),
+    (
+        "\"max_link_width\"",
+        "src/vmm/broker/files.rs",
+        "a name; the opener's process reads the file",
+    ),
+    (
         "resource{bar}_resize",
         "src/vmm/hostinfo/resizable.rs",
         "the caller's reader: the opener, or host::limited",

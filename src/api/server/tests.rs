@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::*;
 use crate::client::Client;
 use crate::limits::{MAX_BODY, MAX_HEAD};
-use crate::service::Route;
+use crate::parser::{Parsed, parse};
+use crate::receive::peek;
+use crate::service::{Route, Witness};
 
 /// More than anything here needs, even on a busy machine.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -64,6 +66,25 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_with(None)
+}
+
+/// With a witness, which counts the requests that it sees as bytes of a connection.
+fn witnessed() -> (Rig, Arc<AtomicU64>) {
+    let seen = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&seen);
+    let witness: Witness = Arc::new(move |request, connection| {
+        let waiting = peek(connection, 1 << 20).unwrap();
+        let Parsed::Whole(same, _) = parse(&waiting.bytes) else {
+            panic!("{waiting:?}");
+        };
+        assert_eq!(&*same, request);
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    (rig_with(Some(witness)), seen)
+}
+
+fn rig_with(witness: Option<Witness>) -> Rig {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("mini-vmm-server-{}-{number}.sock", std::process::id());
@@ -93,6 +114,10 @@ fn rig() -> Rig {
         }),
         Route::new("PUT", "/now", Kind::Now, |_, caller| attached::tell(caller)),
     ]);
+    let service = match witness {
+        None => service,
+        Some(witness) => service.witnessed_by(witness),
+    };
     let listener = Listener::bind(&path).unwrap();
     Rig {
         server: Server::start(listener, service, Arc::clone(&log)).unwrap(),
@@ -163,7 +188,13 @@ fn routes_and_methods() {
 
 #[test]
 fn requests_one_after_the_other() {
-    let rig = rig();
+    one_after_the_other(&rig());
+    let (rig, seen) = witnessed();
+    one_after_the_other(&rig);
+    assert_eq!(seen.load(Ordering::Relaxed), 6 + 6 + 2 + 1);
+}
+
+fn one_after_the_other(rig: &Rig) {
     // Pipelined: the answers come in the order of the requests, whatever makes them.
     let requests = "GET /count HTTP/1.1\r\n\r\nGET /ping HTTP/1.1\r\n\r\n\
                     PUT /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiGET /count HTTP/1.1\r\n\r\n\
@@ -203,7 +234,11 @@ fn requests_one_after_the_other() {
 
 #[test]
 fn sizes() {
-    let rig = rig();
+    of_sizes(&rig());
+    of_sizes(&witnessed().0);
+}
+
+fn of_sizes(rig: &Rig) {
     let head = |size: usize| {
         let empty = "GET /ping HTTP/1.1\r\nConnection: close\r\nX: \r\n\r\n".len();
         let filler = "y".repeat(size - empty);
@@ -305,7 +340,15 @@ fn sixteen_connections() {
 /// A connection that sends nothing, half a request, one byte a second, or reads nothing.
 #[test]
 fn ten_seconds() {
-    let rig = rig();
+    in_ten_seconds(rig());
+}
+
+#[test]
+fn ten_seconds_with_a_witness() {
+    in_ten_seconds(witnessed().0);
+}
+
+fn in_ten_seconds(rig: Rig) {
     let begun = Instant::now();
     let silent = rig.connect();
     let half = rig.send(b"PUT /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nab");
@@ -331,6 +374,29 @@ fn ten_seconds() {
     rig.log.publish("late", &Nothing {});
     drop(rig);
     assert!(to_end(follows).contains("\"event\":\"late\""));
+}
+
+/// Parts that fill the socket before the request is whole, as far as the socket has room: they are
+/// read after a second, and the witness does not see them.
+#[test]
+fn many_small_parts_before_a_witness() {
+    let (rig, seen) = witnessed();
+    let mut stream = rig.send(b"PUT /echo HTTP/1.1\r\nConnection: close\r\n");
+    stream.write_all(b"Content-Length: 2000\r\n\r\n").unwrap();
+    let begun = Instant::now();
+    for _ in 0..2000 {
+        stream.write_all(b"x").unwrap();
+    }
+    let answer = to_end(stream);
+    assert!(answer.contains(&"x".repeat(2000)), "{answer}");
+    assert!(begun.elapsed() > Duration::from_millis(900));
+    assert_eq!(seen.load(Ordering::Relaxed), 0);
+    // A part in the socket does not keep the thread busy, and the rest is seen with it.
+    let mut stream = rig.send(b"GET /ping HTTP/1.1\r\n");
+    thread::sleep(Duration::from_millis(300));
+    stream.write_all(b"Connection: close\r\n\r\n").unwrap();
+    assert_eq!(statuses(&to_end(stream)), ["200"]);
+    assert_eq!(seen.load(Ordering::Relaxed), 1);
 }
 
 fn lines(answer: &str) -> Vec<serde_json::Value> {

@@ -143,6 +143,8 @@ calls! {
     SYS_sendmsg Check::Any, &[Api], "an answer";
     SYS_getsockopt Check::Any, &[Api], "who asks (SO_PEERCRED)";
     SYS_shutdown Check::Any, &[Api], "the end of a connection";
+    SYS_socketpair Check::First(&[libc::AF_UNIX]), &[Api],
+        "the process that opens devices sees a request";
     SYS_unlink Check::Any, &[Api, Main], "the socket's file goes at the end";
     SYS_statx Check::Any, &[Api, Main, Queries, Changes], "whether that file is the same still";
     SYS_newfstatat Check::Any, &[Api, Main, Queries, Changes], "as statx";

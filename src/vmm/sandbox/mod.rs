@@ -15,8 +15,8 @@
 //! | `landlock` | which files the process may open |
 //! | `process` | the process: no core, not dumpable, the limit on locked memory |
 //!
-//! The processes that open devices and bind them are forked before. They do what the VMM asks them,
-//! for files in /dev/vfio and in /sys, and have a list of what they may not do.
+//! The processes that open devices and bind them are forked before. They do what the VMM asks them
+//! for the devices of the run ([`crate::broker`]), and have a list of what they may not do.
 
 pub mod calls;
 mod filter;

@@ -28,8 +28,8 @@ pub struct Confinement {
 
 /// What the sandbox does not do yet, which is said at the start with `-v`.
 pub const LIMITS: &str = "--sandbox on only forbids some calls to vmm-guardian and vmm-binder, \
-                          which open and bind devices, and the thread that adds devices opens \
-                          files itself: see SECURITY.md";
+                          which open and bind the run's devices, and the thread that adds devices \
+                          opens files itself: see SECURITY.md";
 
 /// Why a run cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -229,7 +229,8 @@ fn confine_files(run: &Confinement) -> io::Result<()> {
     };
     let read = ["/proc", "/sys", "/run/mini-vmm", "/etc/mini-vmm"].into_iter();
     let read = read.map(PathBuf::from).chain(run.read.iter().cloned());
-    let nodes = ["/dev/kvm", "/dev/vfio", "/dev/iommu"].map(PathBuf::from);
+    // None of these is a device: the other process opens the nodes of devices and of groups.
+    let nodes = ["/dev/kvm", "/dev/vfio/vfio", "/dev/iommu"].map(PathBuf::from);
     let paths: Vec<_> = read
         .map(|path| (path, Use::Read))
         .chain(nodes.into_iter().map(|path| (path, Use::Device)))

@@ -70,12 +70,24 @@ impl Packets {
     /// # Errors
     /// The errno.
     pub fn receive(&self) -> io::Result<Option<Packet>> {
+        self.receive_with(RecvFlags::CMSG_CLOEXEC)
+    }
+
+    /// As [`Packets::receive`], without waiting.
+    ///
+    /// # Errors
+    /// The errno; EAGAIN if no packet is there.
+    pub fn receive_now(&self) -> io::Result<Option<Packet>> {
+        self.receive_with(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+    }
+
+    fn receive_with(&self, flags: RecvFlags) -> io::Result<Option<Packet>> {
         let mut bytes = vec![0; MOST_BYTES];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
         let mut rights = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             let mut parts = [IoSliceMut::new(&mut bytes)];
-            match recvmsg(&self.0, &mut parts, &mut rights, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.0, &mut parts, &mut rights, flags) {
                 Err(Errno::INTR) => {}
                 // The other end was closed with a packet in it that nobody has read.
                 Err(Errno::CONNRESET) => return Ok(None),
@@ -99,6 +111,12 @@ impl Packets {
 impl AsFd for Packets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsRef<OwnedFd> for Packets {
+    fn as_ref(&self) -> &OwnedFd {
+        &self.0
     }
 }
 

@@ -1,6 +1,7 @@
 //! The socket of the process that binds devices for a run: any packets from the run, and a kernel
 //! that refuses a change. Each packet has one answer; a refused bind has changed nothing, no device
-//! changes that was not named, and the end of the run gives all devices back.
+//! changes that was not named, none is bound that is not the run's, and the end of the run gives
+//! all devices back.
 
 #![no_main]
 
@@ -17,6 +18,7 @@ use host::binder::serve;
 use host::paths::{Addresses, HostPaths};
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{Shutdown, shutdown};
+use vmm::broker::{Device, Named};
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::sys::packets::Packets;
 use vmm::sys::process::Process;
@@ -65,6 +67,7 @@ fn names(bits: u8) -> Vec<&'static str> {
     named.map(|(_, name)| name).collect()
 }
 
+/// Of these, the run may have the first two bound. A run that is not confined may have all.
 const DEVICES: [(&str, &str); 3] = [
     ("0000:01:00.0", "nvme"),
     ("0000:02:00.0", "e1000e"),
@@ -247,6 +250,7 @@ struct Test {
     kernel: Made,
     host: Host,
     run: Process,
+    named: Named,
     /// The devices that the run has; `None` after a change was refused while devices were given
     /// back.
     bound: Option<BTreeSet<&'static str>>,
@@ -259,7 +263,7 @@ impl Test {
         // An empty packet, or one that is too long, is not sent.
         let sent = !bytes.is_empty() && ours.send(bytes, &[]).is_ok();
         shutdown(&ours, Shutdown::Write).expect("the end of the packets");
-        serve(&theirs, &self.host, self.run);
+        serve(&theirs, &self.host, self.run, &self.named);
         drop(theirs);
         let answer = ours.receive().expect("an answer");
         assert_eq!(answer.is_some(), sent, "each packet has one answer");
@@ -312,7 +316,12 @@ impl Test {
         let Some(bound) = &mut self.bound else { return };
         match (kind, answer) {
             // All of them or none.
-            (Kind::Bind, Some(b'd')) => bound.extend(named),
+            (Kind::Bind, Some(b'd')) => {
+                let foreign = DEVICES[2].0;
+                let confined = !self.named.is_any();
+                assert!(!confined || !named.contains(foreign), "{foreign} is bound");
+                bound.extend(named);
+            }
             (Kind::Bind | Kind::Check, _) => {}
             // What was refused may be half done until the next time.
             (_, Some(b'f')) if reached => self.bound = None,
@@ -353,8 +362,17 @@ fuzz_target!(|bytes: &[u8]| {
     let dir = TempDir::new_with_prefix(shm).or_else(|_| TempDir::new());
     let dir = dir.expect("a directory");
     let kernel = made(dir.as_path());
+    let own = DEVICES.iter().take(2).map(|(name, _)| Device {
+        name: name.parse().expect("an address"),
+        managed: true,
+    });
+    let named = match bytes.first() {
+        Some(b'g' | b'n') | None => Named::any(),
+        _ => Named::only(own),
+    };
     let mut test = Test {
         host: host(&kernel),
+        named,
         kernel,
         run: Process::this().expect("/proc"),
         bound: Some(BTreeSet::new()),

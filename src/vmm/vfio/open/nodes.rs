@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 
+use crate::sandbox::Mode;
 use crate::vfio::opener::Opener;
 
 /// The node that opens a container.
@@ -10,9 +11,13 @@ pub(super) const CONTAINER: &str = "/dev/vfio/vfio";
 /// The node that opens an iommufd.
 pub(super) const IOMMUFD: &str = "/dev/iommu";
 
-/// Opens a node for a device. A confined thread of root's has lost CAP_DAC_OVERRIDE, which a node
-/// that was given to a user takes; the opener's process has that capability.
+/// Opens a node for a device. A confined run opens no node of a device itself ([`crate::broker`]).
+/// And a thread of root's has lost CAP_DAC_OVERRIDE there, which a node that was given to a user
+/// takes; the opener's process has that capability.
 pub(super) fn open(opener: &Opener, device: &str, node: &str) -> io::Result<File> {
+    if Mode::current() == Mode::On && node != IOMMUFD {
+        return opener.open(device, node);
+    }
     match OpenOptions::new().read(true).write(true).open(node) {
         Err(e) if e.raw_os_error() == Some(libc::EACCES) => opener.open(device, node),
         opened => opened,

@@ -110,6 +110,11 @@ impl Opener {
         self.child = None;
     }
 
+    /// Makes the calls by `calls` where the other process has ended.
+    pub fn set_own_calls(&mut self, calls: Arc<dyn Calls>) {
+        self.calls = calls;
+    }
+
     fn by(way: Way, calls: Arc<dyn Calls>, limit: Duration) -> Self {
         Self {
             way,
@@ -238,6 +243,16 @@ impl Opener {
         let data = data.to_vec();
         let request = Request::Write { at, data };
         self.call(device, &request, &[file.as_fd()], Patience::Running)
+            .map(drop)
+    }
+
+    /// Lets the process that makes the calls add devices to those of the run: a client's next
+    /// request names them, or `file` is the open node of the device.
+    ///
+    /// # Errors
+    /// The file names no device. It is not used for the run then.
+    pub fn admit(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.call("a request", &Request::Admit, &[file], Patience::Looking)
             .map(drop)
     }
 
@@ -376,6 +391,7 @@ impl Opener {
 
 impl Looker for Opener {
     fn look(&self, look: Look) -> io::Result<String> {
+        // The other process knows a confined run, whatever it says.
         let asker = std::process::id();
         let request = Request::Look { asker, look };
         let mut answer = opened(self.call("/proc", &request, &[], Patience::Looking))?;

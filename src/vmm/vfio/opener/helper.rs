@@ -49,11 +49,17 @@ impl Answer {
     }
 }
 
+/// The most calls at a time. The VMM makes few, and one that its guest has taken over no more.
+const MOST_CALLS: usize = 1024;
+
 /// Makes the calls that are asked for. Returns when the VMM has ended and all calls have returned.
 pub fn serve(socket: &Packets, calls: &Arc<dyn Calls>) {
     let mut threads = Vec::new();
     while let Ok(Some(packet)) = socket.receive() {
         threads.retain(|thread: &thread::JoinHandle<()>| !thread.is_finished());
+        if threads.len() >= MOST_CALLS {
+            continue;
+        }
         let calls = Arc::clone(calls);
         let thread = thread::Builder::new().name("vmm-call".into());
         // Without a thread the request is dropped, and the VMM sees the end of its socket.

@@ -47,6 +47,9 @@ pub enum Request {
     },
     /// Closes the file, the last one that the device has.
     Close,
+    /// Adds devices to those of the run. The file is the connection of a client whose next request
+    /// names them, or the open node of the device.
+    Admit,
     /// Looks at other processes. The answer is a file with the lines.
     Look {
         /// The process that asks, which is none of the others.
@@ -58,7 +61,7 @@ pub enum Request {
 
 impl Request {
     /// The names of all calls.
-    pub const NAMES: [&str; 11] = [
+    pub const NAMES: [&str; 12] = [
         "open",
         "a read of sysfs",
         "VFIO_GROUP_GET_DEVICE_FD",
@@ -70,6 +73,7 @@ impl Request {
         "a region write",
         "close",
         "a look at /proc",
+        "a look at a request",
     ];
 
     /// The call's name.
@@ -86,6 +90,7 @@ impl Request {
             Self::Write { .. } => "a region write",
             Self::Close => "close",
             Self::Look { .. } => "a look at /proc",
+            Self::Admit => "a look at a request",
         }
     }
 
@@ -102,6 +107,7 @@ impl Request {
             Self::Write { .. } => "the call resets the device or wakes it",
             Self::Close => "the call resets the device",
             Self::Look { .. } => "the call reads files of other processes",
+            Self::Admit => "the call reads what a client has sent",
         }
     }
 
@@ -119,6 +125,7 @@ impl Request {
             Self::Close => (8, Vec::new()),
             Self::Read(path) => (9, path.clone().into_bytes()),
             Self::AskToken => (10, Vec::new()),
+            Self::Admit => (13, Vec::new()),
             Self::Look { asker, look } => match look {
                 Look::Holders(nodes) => {
                     let nodes = nodes.join("\n");
@@ -155,6 +162,7 @@ impl Request {
             }
             8 => Self::Close,
             10 => Self::AskToken,
+            13 => Self::Admit,
             9 => Self::Read(String::from_utf8(rest.into()).ok()?),
             11 => {
                 let (asker, nodes) = rest.split_first_chunk()?;
@@ -207,6 +215,7 @@ mod tests {
             },
             Request::Close,
             Request::AskToken,
+            Request::Admit,
             Request::Look {
                 asker: 0x0102_0304,
                 look: Look::Holders(vec!["/dev/vfio/7".into(), "/dev/iommu".into()]),
@@ -225,7 +234,7 @@ mod tests {
         }
         for nonsense in [
             &[][..],
-            &[13],
+            &[14],
             &[11, 1, 2, 3],
             &[11, 1, 2, 3, 4, 0xff],
             &[12, 1, 2, 3, 4, 5],

@@ -14,12 +14,14 @@ use rustix::io::Errno;
 use rustix::process::{WaitOptions, wait};
 
 use super::*;
+use crate::broker::{Broker, Device, Named, Nobody};
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::locked::LockedByOthers;
 use crate::hostinfo::looker::{self, Look, Looker};
-use crate::sandbox::{self, Choice, Confinement, Mode, landlock};
+use crate::sandbox::{self, Choice, Confinement, Kind, Mode, landlock};
 use crate::sys::process::in_one_thread;
 use crate::sys::ready;
+use crate::vfio::kernel_calls;
 
 const DEVICE: &str = "0000:01:00.0";
 const LIMIT: Duration = Duration::from_millis(300);
@@ -327,5 +329,49 @@ fn without_its_process_the_calls_are_made_here() {
         let stat = io::read_to_string(file).unwrap();
         assert!(stat.starts_with(&std::process::id().to_string()), "{stat}");
         drop(DeviceFile::new(DEVICE.into(), writer, &opener));
+    }));
+}
+
+/// A VMM that its guest has taken over, in its sandbox: the process that opens devices refuses what
+/// is not the run's, and so does the kernel when the VMM opens it itself.
+#[test]
+fn a_confined_process_gets_only_its_own() {
+    assert!(in_one_thread(|| {
+        sandbox::begin(Choice::Given(Mode::On), || {}).unwrap();
+        let own = Device {
+            name: "ffff:01:00.0".parse().unwrap(),
+            managed: false,
+        };
+        let broker = Broker::new(Named::only([own]), Arc::new(Nobody), None);
+        let limit = Duration::from_secs(60);
+        let opener = kernel_calls::opener(limit, broker, &[], || {}).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let has_landlock = landlock::abi().is_some();
+        sandbox::prepare(&Confinement::default()).unwrap();
+        sandbox::enter(Kind::Changes);
+        let errno = |outcome: io::Result<()>| outcome.map_err(|e| e.raw_os_error());
+        let refused = Err(Some(libc::EACCES));
+        for node in ["/dev/vfio/7", "/dev/vfio/devices/vfio0", "/dev/null"] {
+            let opened = opener.open(DEVICE, node);
+            assert_eq!(errno(opened.map(drop)), refused, "{node}");
+        }
+        let config = format!("/sys/bus/pci/devices/{DEVICE}/config");
+        let read = opener.read(DEVICE, config.as_ref());
+        assert_eq!(errno(read.map(drop)), refused);
+        assert_eq!(errno(opener.reset(DEVICE, &null)), refused);
+        assert_eq!(errno(opener.write(DEVICE, &null, 0, &[0])), refused);
+        assert_eq!(errno(opener.admit(null.as_fd())), refused);
+        // A pair of its own is no client.
+        let (pair, mut end) = std::os::unix::net::UnixStream::pair().unwrap();
+        end.write_all(b"PUT /api/v1/vm.add-device HTTP/1.1\r\n\r\n")
+            .unwrap();
+        assert_eq!(errno(opener.admit(pair.as_fd())), refused);
+        // Its own device, which this host has not.
+        let own = opener.read("ffff:01:00.0", "/sys/x/ffff:01:00.0/config".as_ref());
+        assert_eq!(errno(own.map(drop)), Err(Some(libc::ENOENT)));
+        if has_landlock {
+            let opened = File::options().read(true).write(true).open("/dev/null");
+            assert_eq!(errno(opened.map(drop)), refused);
+        }
     }));
 }
