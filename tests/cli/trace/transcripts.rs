@@ -35,7 +35,7 @@ fn compare(name: &str, command: &[&str]) {
 
 /// Any thread may be the first to stop after a write that KVM has kept.
 #[test]
-fn kept_writes_are_before_their_exit_whoever_told_of_them() {
+fn kept_writes_are_before_their_exit_by_whichever_thread() {
     let trace = |teller: &str, time: &str| {
         let text = format!(
             "   0.000100      11 vm           KVM_SET_GSI_ROUTING(nr=1) = 0 <1 µs>\n   \
