@@ -12,7 +12,8 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 
-use crate::kernel::returns::Returns;
+use crate::kernel::kept::Keeper;
+use crate::kernel::program;
 use crate::sys::clock;
 use crate::sys::ptrace::{self, CallStop, Until};
 use crate::sys::seccomp::Filter;
@@ -22,7 +23,7 @@ use crate::sys::tick;
 use crate::sys::wait::{Change, wait};
 use crate::watch::calls;
 use crate::watch::descriptors::CLONE_UNTRACED;
-use crate::watch::run;
+use crate::watch::kept;
 use crate::watch::thread::{Thread, What};
 use crate::watch::world::World;
 
@@ -104,7 +105,14 @@ pub fn trace(
     signals: KeptBack,
 ) -> Result<End, TraceError> {
     let name = command.first().map(|word| word.display().to_string());
-    let filter = filter.then(|| Filter::new(&calls::WATCHED));
+    // The kernel's own times and order need both stops.
+    let keeps = filter && !world.out.has_kernel();
+    world.keeper = keeps.then(|| Keeper::new().ok()).flatten();
+    let passed: &[u32] = match &world.keeper {
+        Some(_) => &program::KEPT,
+        None => &[],
+    };
+    let filter = filter.then(|| Filter::new(&calls::WATCHED, passed));
     let waiting = Waiting::new(command, filter.as_ref(), &signals).map_err(TraceError::Start)?;
     let pid = waiting.pid;
     ptrace::seize(pid).map_err(TraceError::Seize)?;
@@ -137,12 +145,31 @@ fn failure(started: &mut Started, end: End) -> Option<io::Error> {
 impl Engine<'_> {
     fn run(&mut self) {
         loop {
+            self.take();
             match self.next() {
                 Ok(Some((tid, change))) => self.change(tid, change),
                 Ok(None) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // ECHILD: nothing is left to trace.
                 Err(_) => break,
+            }
+        }
+    }
+
+    /// Takes what the kernel has kept of calls until now.
+    fn take(&mut self) {
+        let Some(mut keeper) = self.world.keeper.take() else {
+            return;
+        };
+        let until = keeper.begun();
+        let mut records = Vec::new();
+        while let Some(record) = keeper.next(until) {
+            records.push(record);
+        }
+        self.world.keeper = Some(keeper);
+        for record in records {
+            if let Some(thread) = self.threads.get_mut(&record.tid) {
+                kept::record(self.world, thread, record);
             }
         }
     }
@@ -178,7 +205,8 @@ impl Engine<'_> {
                 next => return next,
             }
         }
-        match (tick::due(), out.is_dirty()) {
+        let is_dirty = out.is_dirty() || self.world.keeper.is_some();
+        match (tick::due(), is_dirty) {
             (true, true) => out.flush(),
             (true, false) if self.ticks => {
                 tick::stop();
@@ -194,8 +222,9 @@ impl Engine<'_> {
     }
 
     fn change(&mut self, tid: i32, change: Change) {
+        self.take();
         if let (true, Some(thread)) = (change.keeps_memory(), self.threads.get_mut(&tid)) {
-            run::stopped(self.world, thread, clock::now());
+            kept::show(self.world, thread, true);
         }
         match change {
             Change::Exited(status) => self.gone(tid, End::Status(status)),
@@ -204,6 +233,7 @@ impl Engine<'_> {
                 self.call(tid);
                 self.resume(tid, 0);
             }
+            Change::Signal(libc::SIGSTOP) if self.is_own(tid) => self.resume(tid, 0),
             Change::Signal(signal) => self.resume(tid, signal),
             Change::GroupStop => ptrace::listen(tid),
             Change::Continued if self.threads.contains_key(&tid) => self.resume(tid, 0),
@@ -219,6 +249,13 @@ impl Engine<'_> {
             self.world.out.inside(tid, begin);
         }
         self.adopt();
+    }
+
+    /// Whether a thread has stopped because what the kernel has kept of its call lacks something.
+    fn is_own(&mut self, tid: i32) -> bool {
+        let thread = self.threads.get_mut(&tid);
+        let stops = thread.filter(|thread| thread.stops && ptrace::is_from_kernel(tid));
+        stops.is_some_and(|thread| std::mem::take(&mut thread.stops))
     }
 
     /// Lets a thread go on: to the end of its call, if that matters.
@@ -259,7 +296,7 @@ impl Engine<'_> {
         let pid = self.threads.get(&tid).map(|thread| thread.pid);
         let threads = self.threads.values_mut();
         for thread in threads.filter(|thread| Some(thread.pid) == pid) {
-            run::returned(self.world, thread);
+            kept::show(self.world, thread, true);
         }
     }
 
@@ -301,16 +338,14 @@ impl Engine<'_> {
     fn exec(&mut self, pid: i32) {
         if pid == self.command && self.started.has_filter() {
             self.until = Until::Filter;
-            // The kernel's own times and order need both stops.
-            if !self.world.out.has_kernel() {
-                self.world.returns = Returns::Wanted;
-            }
+        } else if self.until == Until::Call {
+            self.world.keeper = None;
         }
         let former = ptrace::message(pid).unwrap_or(pid);
         if former != pid
             && let Some(mut thread) = self.threads.remove(&former)
         {
-            run::ended(self.world, &mut thread);
+            kept::ended(self.world, &mut thread);
             self.world.out.gone(former);
             thread.tid = pid;
             if let Some(mut leader) = self.threads.insert(pid, thread) {
@@ -391,107 +426,4 @@ fn may_be_parent(thread: &Thread, stopped: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::watch::thread;
-
-    /// Numbers that no thread of the machine has: at most 2^22 (proc(5), pid_max).
-    const COMMAND: i32 = 1 << 30;
-    const OTHER: i32 = COMMAND + 1;
-    const CHILD: i32 = COMMAND + 2;
-
-    /// Two processes, of which these are in fork(2).
-    fn with_engine(forking: &[i32], test: impl FnOnce(&mut Engine<'_>)) {
-        let mut world = World::default();
-        let threads = [COMMAND, OTHER].map(|tid| (tid, world.first(tid)));
-        let mut engine = Engine {
-            world: &mut world,
-            threads: HashMap::from(threads),
-            early: Vec::new(),
-            command: COMMAND,
-            started: Started::default(),
-            until: Until::Call,
-            end: None,
-            ticks: false,
-        };
-        for tid in forking {
-            fork(&mut engine, *tid);
-        }
-        test(&mut engine);
-    }
-
-    fn fork(engine: &mut Engine<'_>, tid: i32) {
-        engine.threads.get_mut(&tid).unwrap().call = Some(thread::Started {
-            number: libc::SYS_fork as u64,
-            args: [0; 6],
-            time: clock::now(),
-            what: What::Clone(0),
-        });
-    }
-
-    fn waits(engine: &Engine<'_>) -> bool {
-        let early = engine.early.iter().any(|early| early.0 == CHILD);
-        assert_ne!(early, engine.threads.contains_key(&CHILD));
-        early
-    }
-
-    #[test]
-    fn a_child_that_stops_after_its_parents_end_goes_on() {
-        with_engine(&[OTHER], |engine| {
-            engine.change(OTHER, Change::Killed(libc::SIGKILL));
-            engine.change(CHILD, Change::Continued);
-            assert!(!waits(engine));
-        });
-    }
-
-    #[test]
-    fn a_child_that_stops_before_its_parents_end_goes_on() {
-        with_engine(&[OTHER], |engine| {
-            engine.change(CHILD, Change::Continued);
-            assert!(waits(engine));
-            engine.change(OTHER, Change::Killed(libc::SIGKILL));
-            assert!(!waits(engine));
-        });
-    }
-
-    #[test]
-    fn a_child_whose_parents_thread_another_threads_exec_has_ended_goes_on() {
-        with_engine(&[OTHER], |engine| {
-            engine.threads.get_mut(&OTHER).unwrap().pid = COMMAND;
-            engine.change(CHILD, Change::Continued);
-            assert!(waits(engine));
-            engine.change(COMMAND, Change::Event(libc::PTRACE_EVENT_EXEC));
-            assert!(!waits(engine));
-        });
-    }
-
-    #[test]
-    fn a_child_waits_for_its_living_parents_event_through_another_threads_end() {
-        with_engine(&[COMMAND], |engine| {
-            engine.change(CHILD, Change::Continued);
-            engine.change(OTHER, Change::Exited(0));
-            assert!(waits(engine));
-            engine.child(COMMAND, CHILD);
-            assert!(!waits(engine));
-        });
-    }
-
-    #[test]
-    fn no_child_waits_for_calls_that_began_later_or_have_had_their_event() {
-        with_engine(&[COMMAND, OTHER], |engine| {
-            // As in vfork(2): the event has come, and the call lasts.
-            engine.child(COMMAND, CHILD + 1);
-            engine.change(CHILD, Change::Continued);
-            assert!(waits(engine));
-            engine.change(OTHER, Change::Killed(libc::SIGKILL));
-            assert!(!waits(engine));
-        });
-        with_engine(&[OTHER], |engine| {
-            engine.change(CHILD, Change::Continued);
-            while clock::now() <= engine.early[0].1 {}
-            fork(engine, COMMAND);
-            engine.change(OTHER, Change::Killed(libc::SIGKILL));
-            assert!(!waits(engine));
-        });
-    }
-}
+mod tests;

@@ -6,6 +6,14 @@ use crate::guest::access::{Access, MOST_DATA, Register, Space};
 /// Bytes of the structure that are read: up to the end of `internal`, the longest exit that is
 /// decoded.
 pub const HEAD: usize = 176;
+/// Where in a vCPU's mapping the data of a port is (KVM_PIO_PAGE_OFFSET), and the ring
+/// (KVM_COALESCED_MMIO_PAGE_OFFSET), on x86.
+pub const DATA: u64 = 4096;
+pub const RING: u64 = 2 * 4096;
+/// Offset of `exit_reason`.
+pub const REASON: usize = 8;
+/// Bytes that a program may write before KVM_RUN: up to the end of the data of a read of memory.
+pub const ANSWER: usize = 48;
 /// Offset of `immediate_exit`.
 pub const IMMEDIATE_EXIT: usize = 1;
 
@@ -65,7 +73,8 @@ const REASONS: [&str; 42] = [
     "KVM_EXIT_ARM_SEA",
 ];
 
-const IO: u32 = 2;
+/// KVM_EXIT_IO.
+pub const IO: u32 = 2;
 const HYPERCALL: u32 = 3;
 const DEBUG: u32 = 4;
 const HLT: u32 = 5;
@@ -166,7 +175,7 @@ impl Exit {
 
 /// `exit_reason`.
 pub fn reason(head: &[u8; HEAD]) -> u32 {
-    u32_at(head, 8)
+    u32_at(head, REASON)
 }
 
 /// The answer to a read of memory, in the head of the page at the next KVM_RUN.

@@ -6,12 +6,14 @@
 //! name could make a line look like another.
 
 pub mod calls;
+pub mod code;
 pub mod format;
 pub mod instance;
+pub mod kept;
 pub mod order;
 pub mod owner;
 pub mod page;
-pub mod returns;
+pub mod program;
 pub mod source;
 #[cfg(test)]
 mod tests;

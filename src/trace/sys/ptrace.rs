@@ -96,6 +96,16 @@ pub fn listen(tid: pid_t) {
     let _ = request(libc::PTRACE_LISTEN, tid, 0);
 }
 
+/// Whether the signal with which a thread has stopped is the kernel's, and no process's.
+pub fn is_from_kernel(tid: pid_t) -> bool {
+    // SAFETY: all bytes of the structure may be zero.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let into: *mut libc::siginfo_t = &mut info;
+    // SAFETY: the kernel writes one siginfo_t to `into`.
+    let value = unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, tid, 0, into) };
+    value == 0 && info.si_code == libc::SI_KERNEL
+}
+
 /// The message of the last event: the new thread, or the former thread of an exec.
 pub fn message(tid: pid_t) -> Option<pid_t> {
     let mut message: libc::c_ulong = 0;

@@ -32,9 +32,10 @@ pub struct Filter(Vec<sock_filter>);
 
 impl Filter {
     /// A filter that stops before these calls, and before some of mmap(2), fcntl(2), futex(2),
-    /// read(2) and write(2).
-    pub fn new(calls: &[c_long]) -> Self {
+    /// read(2) and write(2), but not before these commands of ioctl(2).
+    pub fn new(calls: &[c_long], passed: &[u32]) -> Self {
         let mut code = vec![load(ARCH), equal(X86_64, 1, 0), answer(ALLOW), load(NUMBER)];
+        code.extend(block(libc::SYS_ioctl, &ioctl(passed)));
         code.extend(block(libc::SYS_mmap, &mmap()));
         code.extend(block(libc::SYS_fcntl, &fcntl()));
         code.extend(block(libc::SYS_futex, &futex()));
@@ -62,6 +63,16 @@ impl Filter {
         let done = unsafe { libc::syscall(libc::SYS_seccomp, install, flags, &raw const program) };
         done == 0
     }
+}
+
+/// All commands but these. The kernel takes the low half of the argument.
+fn ioctl(passed: &[u32]) -> Vec<sock_filter> {
+    let mut part = vec![load(argument(1))];
+    for (at, command) in passed.iter().enumerate() {
+        part.push(equal(*command, (passed.len() - at) as u8, 0));
+    }
+    part.extend([answer(TRACE), answer(ALLOW)]);
+    part
 }
 
 /// Memory that is mapped where the kernel wants it, without a file, replaces nothing.
@@ -201,7 +212,7 @@ mod tests {
     #[test]
     fn only_what_is_asked_for_stops() {
         let calls = [libc::SYS_ioctl, libc::SYS_pread64, libc::SYS_close_range];
-        let filter = Filter::new(&calls);
+        let filter = Filter::new(&calls, &[]);
         for number in 0..600 {
             let stopped = stops(&filter, X86_64, number, [0; 6]);
             // fcntl(2) with F_DUPFD, and mmap(2) of a file.
@@ -221,7 +232,7 @@ mod tests {
 
     #[test]
     fn arguments_choose() {
-        let filter = Filter::new(&[libc::SYS_ioctl]);
+        let filter = Filter::new(&[], &[0xae80, 0xc008_ae67]);
         let stops = |number, args| stops(&filter, X86_64, number, args);
         for (flags, stopped) in [(0x22, false), (0x32, true), (0x2, true), (0x4022, false)] {
             let args = [0, 4096, 3, flags, u64::MAX, 0];
@@ -230,6 +241,16 @@ mod tests {
         for (command, stopped) in [(0, true), (1030, true), (1, false), (3, false)] {
             let args = [3, command, 0, 0, 0, 0];
             assert_eq!(stops(libc::SYS_fcntl, args), stopped, "{command}");
+        }
+        for (command, stopped) in [
+            (0xae80, false),
+            (0xc008_ae67, false),
+            (0xffff_ffff_c008_ae67, false),
+            (0xae81, true),
+            (0, true),
+        ] {
+            let args = [3, command, 0, 0, 0, 0];
+            assert_eq!(stops(libc::SYS_ioctl, args), stopped, "{command:#x}");
         }
         let wait = |command, time| stops(libc::SYS_futex, [4096, command, 0, time, 0, 0]);
         // FUTEX_WAIT_PRIVATE, FUTEX_WAIT_BITSET_PRIVATE with FUTEX_CLOCK_REALTIME, FUTEX_WAKE.

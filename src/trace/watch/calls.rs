@@ -5,7 +5,7 @@ use libc::c_long;
 use crate::decode::value::Memory;
 use crate::sys::memory::Remote;
 use crate::watch::descriptors::{self, CLONE_FILES};
-use crate::watch::thread::{Started, Thread, Unseen, What};
+use crate::watch::thread::{Started, Thread, What};
 use crate::watch::world::World;
 use crate::watch::{io, ioctl, memory, passed, run};
 
@@ -16,7 +16,7 @@ const VFORK: u64 = 0x100 | 0x4000;
 
 /// The calls of which something is done here. A seccomp filter stops at these, and at some of
 /// mmap(2), fcntl(2), futex(2), read(2) and write(2).
-pub const WATCHED: [c_long; 26] = [
+pub const WATCHED: [c_long; 25] = [
     libc::SYS_ioctl,
     libc::SYS_pread64,
     libc::SYS_pwrite64,
@@ -41,7 +41,6 @@ pub const WATCHED: [c_long; 26] = [
     libc::SYS_fork,
     libc::SYS_vfork,
     libc::SYS_unshare,
-    libc::SYS_exit,
     libc::SYS_exit_group,
 ];
 
@@ -55,15 +54,7 @@ pub fn enter(
 ) -> bool {
     let call = i64::try_from(number).unwrap_or(-1);
     let what = match call {
-        libc::SYS_ioctl => match ioctl::enter(world, thread, args, now) {
-            // With another argument, the call fails before the kernel records anything.
-            What::Run(running) if args[2] == 0 && run::is_recorded(world, thread) => {
-                let began = now;
-                thread.unseen = Some(Unseen { running, began });
-                return false;
-            }
-            what => what,
-        },
+        libc::SYS_ioctl => ioctl::enter(world, thread, args, now),
         libc::SYS_read | libc::SYS_write | libc::SYS_pread64 | libc::SYS_pwrite64 => {
             io::enter(world, thread, args)
         }
@@ -80,8 +71,6 @@ pub fn enter(
             look_at_rings(world, thread, now, number == libc::SYS_exit_group as u64);
             What::Plain
         }
-        // The last stop at which the page of the thread's last KVM_RUN can be read.
-        libc::SYS_exit => What::Plain,
         _ => What::Plain,
     };
     let is_waited_for = !matches!(what, What::Plain) || matters(world, thread, call, args);
@@ -138,10 +127,10 @@ pub fn leave(world: &mut World, thread: &mut Thread, result: i64, now: u64) {
     let number = i64::try_from(started.number).unwrap_or(-1);
     match (number, what) {
         (_, What::Run(running)) => {
-            run::leave(world, thread, running, result, started.time, now);
+            run::leave(world, thread, running, result, (started.time, now));
         }
         (_, What::Ioctl(file, ins)) => {
-            ioctl::leave(world, thread, &started, (file, ins), result, now);
+            ioctl::leave(world, thread, &started, (file, ins), (result, now));
         }
         (libc::SYS_close, what) => {
             let file = match what {

@@ -3,6 +3,7 @@
 use crate::decode::value::Value;
 use crate::files::open_file::FileRef;
 use crate::watch::io::{self, Shown};
+use crate::watch::kept;
 use crate::watch::memory::field;
 use crate::watch::thread::{Started, Thread, What};
 use crate::watch::world::World;
@@ -38,6 +39,7 @@ pub fn closed(
 ) {
     let fd = started.args[0] as u32;
     world.tables.close(thread.table, fd, fd);
+    kept::closed(world, thread, fd as i32);
     if let Some(file) = file {
         let shown = Shown {
             name: "close".into(),
@@ -85,6 +87,7 @@ pub fn duplicated(
         return;
     };
     world.tables.duplicate(thread.table, old, new);
+    kept::has(world, thread, new, &file);
     let shown = Shown {
         name: match i64::try_from(started.number) {
             Ok(libc::SYS_dup) => "dup",

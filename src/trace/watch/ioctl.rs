@@ -7,6 +7,7 @@ use crate::decode::value::{Field, Kind, Memory, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::{FileKind, FileRef};
 use crate::files::registry::Told;
+use crate::kernel::program::RUN;
 use crate::sys::memory::{Blocks, Remote};
 use crate::sys::vendor;
 use crate::watch::run;
@@ -15,7 +16,6 @@ use crate::watch::world::{MOST_DEVICES, MOST_OBJECTS, MOST_REGIONS, MOST_SLOTS, 
 
 const KVM_CREATE_VM: u32 = 0xae01;
 const KVM_CREATE_VCPU: u32 = 0xae41;
-const KVM_RUN: u32 = 0xae80;
 const KVM_CREATE_DEVICE: u32 = 0xc00c_aee0;
 const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 const KVM_SET_USER_MEMORY_REGION2: u32 = 0x40a0_ae49;
@@ -31,10 +31,15 @@ pub fn enter(world: &mut World, thread: &mut Thread, args: [u64; 6], now: u64) -
         return What::Plain;
     };
     let call = ioctl(kind, args);
-    if (kind, call.request) == (Kind::Vcpu, KVM_RUN) {
+    if (kind, call.request) == (Kind::Vcpu, RUN) {
         return What::Run(run::enter(world, thread, file, now));
     }
     What::Ioctl(file, calls::enter(&call, &Blocks::new(thread.tid)))
+}
+
+/// The fields that are handed in, as the memory has them.
+pub fn fields(kind: Kind, args: [u64; 6], memory: &dyn Memory) -> Vec<Field> {
+    calls::enter(&ioctl(kind, args), memory)
 }
 
 fn ioctl(kind: Kind, args: [u64; 6]) -> Ioctl {
@@ -49,20 +54,32 @@ fn ioctl(kind: Kind, args: [u64; 6]) -> Ioctl {
     }
 }
 
-/// An ioctl other than KVM_RUN has ended.
+/// A thread has stopped after an ioctl other than KVM_RUN.
 pub fn leave(
     world: &mut World,
     thread: &mut Thread,
     started: &Started,
+    call: (FileRef, Vec<Field>),
+    end: (i64, u64),
+) {
+    let memory = Blocks::new(thread.tid);
+    left(world, thread, started, call, end, &memory);
+}
+
+/// An ioctl other than KVM_RUN has ended.
+pub fn left(
+    world: &mut World,
+    thread: &mut Thread,
+    started: &Started,
     (file, ins): (FileRef, Vec<Field>),
-    result: i64,
-    now: u64,
+    (result, now): (i64, u64),
+    memory: &dyn Memory,
 ) {
     let FileKind::Calls(kind) = file.kind else {
         return;
     };
     let call = ioctl(kind, started.args);
-    let outs = calls::leave(&call, result, &Blocks::new(thread.tid));
+    let outs = calls::leave(&call, result, memory);
     let made = made(world, thread, &file, &call, result);
     if result >= 0 {
         learn(world, thread, &file, &call);

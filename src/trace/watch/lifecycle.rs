@@ -5,9 +5,9 @@ use crate::files::identify;
 use crate::shared::Id;
 use crate::sys::clock;
 use crate::watch::descriptors::CLONE_FILES;
+use crate::watch::kept;
 use crate::watch::maps::Mappings;
-use crate::watch::run;
-use crate::watch::thread::{Recorded, Thread, What};
+use crate::watch::thread::{Thread, What};
 use crate::watch::world::World;
 
 /// CLONE_VM of sched.h.
@@ -31,17 +31,24 @@ impl World {
     fn thread(&mut self, pid: i32, tid: i32, table: Id, space: Option<Id>) -> Thread {
         self.out.born(tid, pid);
         let space = space.unwrap_or_else(|| self.spaces.add(Mappings::default()));
-        Thread {
+        let thread = Thread {
             pid,
             tid,
             table,
             space,
             call: None,
-            unseen: None,
-            returns: Recorded::default(),
-            page: None,
+            kept: None,
+            ended: None,
+            stops: false,
             left: None,
+        };
+        // A process that the kernel does not know makes no stop at KVM_RUN.
+        let keeper = self.keeper.as_ref();
+        if keeper.is_some_and(|keeper| !keeper.born(pid)) {
+            let text = "more processes than are traced: its KVM_RUN is not shown".into();
+            self.emit(&thread, clock::now(), 0, None, Body::Process(text));
         }
+        thread
     }
 
     /// A thread or process that `parent` has made in the call that it is in.
@@ -70,9 +77,14 @@ impl World {
 
     /// A thread has executed a program. Its memory is new, and its table is its own.
     pub fn exec(&mut self, thread: &mut Thread) {
-        run::ended(self, thread);
+        kept::ended(self, thread);
         self.out.release(thread.tid);
         self.out.born(thread.tid, thread.pid);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.forget(thread.pid);
+            // The process's first thread may have ended in the call.
+            keeper.born(thread.pid);
+        }
         self.spaces.leave(thread.space);
         thread.space = self.spaces.add(Mappings::default());
         let copy = self.tables.shared.copy(thread.table);
@@ -88,8 +100,12 @@ impl World {
 
     /// A thread has ended.
     pub fn gone(&mut self, thread: &mut Thread, how: Option<String>) {
-        run::ended(self, thread);
+        kept::ended(self, thread);
         self.out.gone(thread.tid);
+        // The first thread of a process ends last, for its tracer (ptrace(2), "Death under ptrace").
+        if let Some(keeper) = self.keeper.as_mut().filter(|_| thread.pid == thread.tid) {
+            keeper.gone(thread.pid);
+        }
         self.tables.shared.leave(thread.table);
         self.spaces.leave(thread.space);
         if let (Some(how), true) = (how, thread.pid == thread.tid) {

@@ -4,6 +4,7 @@ use crate::decode::value::{Field, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::FileRef;
 use crate::purposes;
+use crate::watch::kept;
 use crate::watch::thread::{Span, Started, Thread};
 use crate::watch::world::{Slot, World};
 
@@ -134,6 +135,12 @@ pub fn mapped(world: &mut World, thread: &mut Thread, started: &Started, result:
             None => mappings.remove(at, len),
         }
     }
+    if ok {
+        kept::remapped(world, thread);
+    }
+    if let (true, Some(file)) = (ok, &file) {
+        kept::has(world, thread, fd, file);
+    }
     if file.is_none() && before.is_none() {
         return;
     }
@@ -188,12 +195,14 @@ pub fn changed(
             if let (0, Some(mappings)) = (result, world.spaces.get(thread.space)) {
                 mappings.remove(at, len);
             }
+            kept::remapped(world, thread);
             "munmap"
         }
         Ok(libc::SYS_mremap) => {
             if let (true, Some(mappings)) = (result > 0, world.spaces.get(thread.space)) {
                 mappings.remove(at, len);
             }
+            kept::remapped(world, thread);
             "mremap"
         }
         _ => {

@@ -4,6 +4,7 @@ pub mod calls;
 pub mod descriptors;
 pub mod io;
 pub mod ioctl;
+pub mod kept;
 pub mod lifecycle;
 pub mod maps;
 pub mod memory;

@@ -1,47 +1,61 @@
-//! What is read of a vCPU's mapping at one stop of a thread: the head of the page that KVM shares
-//! with the thread, the data of ports, and the head of the ring, in one call.
+//! What is read of a vCPU's mapping: the head of the page that KVM shares with the thread, the data
+//! of ports, and the head of the ring. The tracer reads them of a thread that has stopped, in one
+//! call, or the kernel has kept them.
 
 use crate::decode::value::Memory;
 use crate::guest::access::MOST_DATA;
-use crate::guest::ring;
-use crate::guest::run_page::HEAD;
-use crate::sys::memory::Remote;
+use crate::guest::ring::{self, ENTRY, HEADER};
+use crate::guest::run_page::{DATA, HEAD, RING};
+use crate::kernel::kept::Record;
+use crate::sys::memory::{Blocks, Remote};
 
-/// Where in a vCPU's mapping the data of a port is (KVM_PIO_PAGE_OFFSET), and the ring
-/// (KVM_COALESCED_MMIO_PAGE_OFFSET), on x86.
-pub const DATA: u64 = 4096;
-pub const RING: u64 = 2 * 4096;
-
-/// Parts of a mapping.
+/// Parts of a mapping. What could not be read is `None`.
 #[derive(Clone, Debug)]
 pub struct Page {
     tid: i32,
     at: u64,
-    read: usize,
-    head: [u8; HEAD],
-    data: [u8; MOST_DATA],
-    ring: [u8; ring::HEADER],
+    head: Option<[u8; HEAD]>,
+    data: Option<[u8; MOST_DATA]>,
+    ring: Option<[u8; HEADER]>,
+    /// What was kept of the ring: the number of the first entry, and entries.
+    entries: (u32, Vec<u8>),
+    /// Whether the thread has stopped, so that all else can be read.
+    stopped: bool,
 }
 
 impl Page {
-    /// Reads the mapping at this address and of so many bytes.
+    /// Reads the mapping at this address and of so many bytes, of a thread that has stopped.
     pub fn read(tid: i32, (at, len): (u64, u64)) -> Self {
-        let mut page = Self {
-            tid,
-            at,
-            read: 0,
-            head: [0; HEAD],
-            data: [0; MOST_DATA],
-            ring: [0; ring::HEADER],
-        };
+        let (mut head, mut data, mut ring) = ([0; HEAD], [0; MOST_DATA], [0; HEADER]);
         let parts = &mut [
-            (at, &mut page.head[..]),
-            (at.wrapping_add(DATA), &mut page.data[..]),
-            (at.wrapping_add(RING), &mut page.ring[..]),
+            (at, &mut head[..]),
+            (at.wrapping_add(DATA), &mut data[..]),
+            (at.wrapping_add(RING), &mut ring[..]),
         ];
         let count = if len >= RING + 4096 { 3 } else { 2 };
-        page.read = Remote(tid).read_parts(&mut parts[..count]);
-        page
+        let read = Remote(tid).read_parts(&mut parts[..count]);
+        Self {
+            tid,
+            at,
+            head: (read >= HEAD).then_some(head),
+            data: (read >= HEAD + MOST_DATA).then_some(data),
+            ring: (read == HEAD + MOST_DATA + HEADER).then_some(ring),
+            entries: (0, Vec::new()),
+            stopped: true,
+        }
+    }
+
+    /// What the kernel has kept of the mapping at this address.
+    pub fn kept(record: &mut Record, at: u64) -> Self {
+        Self {
+            tid: record.tid,
+            at,
+            head: record.head,
+            data: record.data,
+            ring: record.ring,
+            entries: std::mem::take(&mut record.entries),
+            stopped: false,
+        }
     }
 
     /// Its address.
@@ -49,28 +63,38 @@ impl Page {
         self.at
     }
 
-    /// The head, if it could be read.
+    /// The head.
     pub fn head(&self) -> Option<&[u8; HEAD]> {
-        (self.read >= HEAD).then_some(&self.head)
-    }
-
-    /// The data of ports. Zeros if it could not be read.
-    pub fn data(&self) -> &[u8; MOST_DATA] {
-        &self.data
+        self.head.as_ref()
     }
 
     /// The head of the ring, if there is one.
-    pub fn ring(&self) -> Option<[u8; ring::HEADER]> {
-        (self.read == HEAD + MOST_DATA + ring::HEADER).then_some(self.ring)
+    pub fn ring(&self) -> Option<[u8; HEADER]> {
+        self.ring
     }
 
-    /// The bytes at an offset that the page names.
-    pub fn answer(&self, offset: u64) -> [u8; MOST_DATA] {
-        let mut data = self.data;
-        if offset != DATA {
-            data = [0; MOST_DATA];
-            Remote(self.tid).read(self.at.wrapping_add(offset), &mut data);
+    /// An entry of the ring.
+    pub fn entry(&self, index: u32, ring: &Blocks) -> Option<[u8; ENTRY]> {
+        let (first, entries) = &self.entries;
+        let kept = index.checked_sub(*first).and_then(|index| {
+            let entries = entries.get(index as usize * ENTRY..)?;
+            entries.first_chunk().copied()
+        });
+        kept.or_else(|| {
+            let mut entry = [0; ENTRY];
+            let at = self.at.wrapping_add(RING + ring::offset(index));
+            (ring.read(at, &mut entry) == ENTRY).then_some(entry)
+        })
+    }
+
+    /// The data of ports at an offset that the page names.
+    pub fn data(&self, offset: u64) -> Option<[u8; MOST_DATA]> {
+        if offset == DATA {
+            return self.data;
         }
-        data
+        let mut data = [0; MOST_DATA];
+        let at = self.at.wrapping_add(offset);
+        let read = self.stopped.then(|| Remote(self.tid).read(at, &mut data));
+        (read == Some(MOST_DATA)).then_some(data)
     }
 }

@@ -3,6 +3,7 @@
 use crate::decode::value::Field;
 use crate::files::open_file::FileRef;
 use crate::guest::access::Access;
+use crate::kernel::program::LINE_BYTES;
 use crate::shared::Id;
 use crate::watch::page::Page;
 
@@ -19,35 +20,31 @@ pub struct Thread {
     pub space: Id,
     /// The call that it is in.
     pub call: Option<Started>,
-    /// The KVM_RUN that it is in or has left since its last stop, if the return makes no stop.
-    pub unseen: Option<Unseen>,
-    /// Whether the kernel records its returns of KVM_RUN.
-    pub returns: Recorded,
-    /// What was read of a vCPU's mapping at this stop.
-    pub page: Option<Page>,
+    /// The call that it is in, if the kernel keeps the call.
+    pub kept: Option<Started>,
+    /// A call that the kernel has kept, and that is shown when the thread goes on.
+    pub ended: Option<Ended>,
+    /// Whether it gets a signal that is the tracer's own.
+    pub stops: bool,
     /// The vCPU whose KVM_RUN it has left last, until it enters KVM_RUN again.
     pub left: Option<Leaving>,
 }
 
-/// Whether a thread's returns of KVM_RUN are recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Recorded {
-    /// It has not entered KVM_RUN.
-    #[default]
-    Unknown,
-    /// They are not: the thread stops at each.
-    No,
-    /// They are.
-    Yes,
-}
-
-/// A KVM_RUN whose return makes no stop.
+/// The end of a call that the kernel has kept.
 #[derive(Debug)]
-pub struct Unseen {
-    /// What was seen at its start.
-    pub running: Running,
-    /// When it began.
-    pub began: u64,
+pub struct Ended {
+    /// The call.
+    pub started: Started,
+    /// Its value.
+    pub result: i64,
+    /// When it ended.
+    pub time: u64,
+    /// What was kept of the vCPU's mapping.
+    pub page: Option<Page>,
+    /// What was kept of what the argument leads to.
+    pub bytes: Option<[u8; LINE_BYTES]>,
+    /// Whether something has to be read at the thread's stop.
+    pub lacks: bool,
 }
 
 /// A call that a thread is in.

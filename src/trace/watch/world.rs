@@ -15,7 +15,7 @@ use crate::guest::acpi::GuestMemory;
 use crate::guest::ring::Cursor;
 use crate::guest::shadow::Shadow;
 use crate::guest::vm::GuestVm;
-use crate::kernel::returns::Returns;
+use crate::kernel::kept::Keeper;
 use crate::output::emitter::Emitter;
 use crate::shared::{Id, Shared};
 use crate::sys::memory::Remote;
@@ -99,8 +99,8 @@ pub struct World {
     pub under_way: UnderWay,
     /// When the rings of guests that make no exit are looked at again.
     pub ring_look: u64,
-    /// The kernel's records of returns of KVM_RUN, if threads are not to stop at each.
-    pub returns: Returns,
+    /// What keeps calls in the kernel, if threads are not to stop at each.
+    pub keeper: Option<Keeper>,
     /// Where events go.
     pub out: Emitter,
 }

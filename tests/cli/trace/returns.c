@@ -13,25 +13,33 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* l: in $0x11,%al; out %al,$0x10; dec %bx; jnz l; hlt; m: jmp m */
 static const unsigned char code[] = { 0xe4, 0x11, 0xe6, 0x10, 0x4b, 0x75, 0xf9, 0xf4, 0xeb, 0xfe };
-enum { START = 0x1000, LOOP = START + 8 };
+/* l: out %al,$0x20; inc %al; in $0x11,%al; dec %bx; jnz l; then 40 bytes of a string, and hlt:
+ * mov $0x1000,%si; mov $0x12,%dx; mov $40,%cx; cld; rep outsb; hlt */
+static const unsigned char more[] = {
+	0xe6, 0x20, 0xe6, 0x20, 0xfe, 0xc0, 0xfe, 0xcf, 0x75, 0xf6, 0xe4, 0x11, 0x4b, 0x75, 0xf1,
+	0xbe, 0x00, 0x10, 0xba, 0x12, 0x00, 0xb9, 0x28, 0x00, 0xfc, 0xf3, 0x6e, 0xf4
+};
+enum { START = 0x1000, LOOP = START + 8, MORE = START + 64 };
 
-static int vcpu;
+static int vm, vcpu;
 static struct kvm_run *run;
 static atomic_int halted;
 
 static void machine(int rip, int times)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	unsigned char *memory = mmap(0, 4096, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	memcpy(memory, code, sizeof code);
+	memcpy(memory + MORE - START, more, sizeof more);
 	struct kvm_userspace_memory_region region = {
 		.guest_phys_addr = START,
 		.memory_size = 4096,
@@ -130,6 +138,67 @@ static void masked(void)
 	sigwait(&set, &taken);
 }
 
+/* Executes this program again, by another thread than the first. */
+static void *executes(void *how)
+{
+	execl("/proc/self/exe", "returns", how, NULL);
+	return 0;
+}
+
+/* Takes away what KVM has kept. */
+static void empties(void)
+{
+	struct kvm_coalesced_mmio_ring *ring = (void *)((char *)run + 2 * 4096);
+	ring->first = ring->last;
+}
+
+static void ring(void)
+{
+	struct kvm_coalesced_mmio_zone zone = { .addr = 0x20, .size = 1, .pio = 1 };
+	machine(MORE, 3);
+	ioctl(vm, KVM_REGISTER_COALESCED_MMIO, &zone);
+	guest(empties);
+}
+
+/* The same vCPU by a descriptor that was made before its page was mapped. */
+static void copies(void)
+{
+	machine(START, 1);
+	int old = vcpu;
+	vcpu = dup(old);
+	munmap(run, 2 * 4096);
+	run = mmap(0, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, old, 0);
+	run->immediate_exit = 1;
+	printf("copy: %d\n", enter());
+	run->immediate_exit = 0;
+	close(old);
+	guest(0);
+}
+
+/* The same by a descriptor of which a tracer knows nothing before. */
+static void found(void)
+{
+	machine(START, 2);
+	vcpu = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, getpid(), 0), vcpu, 0);
+	guest(0);
+}
+
+static void lines(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	struct kvm_irq_level level = { .irq = 4 };
+	printf("without: %d\n", ioctl(vm, KVM_IRQ_LINE, &level) ? errno : 0);
+	ioctl(vm, KVM_CREATE_IRQCHIP, 0);
+	for (int i = 0; i < 6; i++) {
+		level.irq = 4 + i / 2;
+		level.level = !(i & 1);
+		ioctl(vm, i < 4 ? KVM_IRQ_LINE_STATUS : KVM_IRQ_LINE, &level);
+	}
+	printf("nowhere: %d\n", ioctl(vm, KVM_IRQ_LINE_STATUS, 0) ? errno : 0);
+	printf("no file: %d\n", ioctl(0, KVM_IRQ_LINE, &level) ? errno : 0);
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "";
@@ -165,6 +234,22 @@ int main(int argc, char **argv)
 		alarms();
 		printf("signal: %d\n", enter());
 		masked();
+	} else if (!strcmp(how, "ring")) {
+		ring();
+	} else if (!strcmp(how, "copies")) {
+		copies();
+	} else if (!strcmp(how, "often")) {
+		machine(START, 20000);
+		guest(0);
+	} else if (!strcmp(how, "executes")) {
+		pthread_t id;
+		machine(START, 1);
+		pthread_create(&id, 0, executes, "forgets");
+		pause();
+	} else if (!strcmp(how, "found")) {
+		found();
+	} else if (!strcmp(how, "lines")) {
+		lines();
 	} else if (!strcmp(how, "foreign")) {
 		/* A VM is its own process's alone. */
 		machine(START, 1);
