@@ -78,6 +78,7 @@ pub struct Code {
 const JUMP_ALWAYS: u8 = 0x05;
 const JUMP: u8 = 0x05;
 const JUMP_HALF: u8 = 0x06;
+const ALU_HALF: u8 = 0x04;
 const ALU: u8 = 0x07;
 const BY_REGISTER: u8 = 0x08;
 const CALL: u8 = 0x85;
@@ -133,6 +134,11 @@ impl Code {
     /// Does something to a register with a number.
     pub fn with(&mut self, register: Register, what: Do, number: i32) {
         self.add(ALU | what as u8, (register, 0), 0, number);
+    }
+
+    /// Does something to the low half of a register with a number, and clears the high half.
+    pub fn with_half(&mut self, register: Register, what: Do, number: i32) {
+        self.add(ALU_HALF | what as u8, (register, 0), 0, number);
     }
 
     /// Does something to a register with another.

@@ -1,7 +1,8 @@
 //! What the kernel keeps of calls that do not stop: the programs, their tables, and the records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::thread;
 
 use libc::pid_t;
 
@@ -24,8 +25,10 @@ pub struct Keeper {
     records: Records,
     processes: Table<1, 1>,
     pages: Table<2, 4>,
-    /// The descriptors of each process in the table: the vCPU's file, and its page's address.
-    fds: BTreeMap<pid_t, BTreeMap<i32, (u32, u64)>>,
+    /// The keys of each process in the table: with the vCPU's file, and its page's address.
+    fds: BTreeMap<pid_t, BTreeMap<[u32; 2], (u32, u64)>>,
+    /// Processes whose threads have not all the same descriptors. Their keys are of threads.
+    apart: BTreeSet<pid_t>,
     /// Entries of rings, by the thread whose next record they belong to.
     rings: HashMap<pid_t, Vec<u8>>,
     _programs: [Attached; 2],
@@ -125,6 +128,7 @@ impl Keeper {
             processes,
             pages,
             fds: BTreeMap::new(),
+            apart: BTreeSet::new(),
             rings: HashMap::new(),
             _programs: [at_start, at_end],
         })
@@ -143,39 +147,61 @@ impl Keeper {
         self.forget(pid);
     }
 
-    /// A process has other memory than before.
+    /// A thread of the process has descriptors of its own.
+    pub fn unshared(&mut self, pid: pid_t) {
+        self.forget(pid);
+        self.apart.insert(pid);
+    }
+
+    /// A process has other memory than before, or has ended.
     pub fn forget(&mut self, pid: pid_t) {
-        for fd in self.fds.remove(&pid).unwrap_or_default().into_keys() {
-            self.pages.remove([pid.cast_unsigned(), fd.cast_unsigned()]);
+        self.apart.remove(&pid);
+        self.forget_pages(pid);
+    }
+
+    fn forget_pages(&mut self, pid: pid_t) {
+        for key in self.fds.remove(&pid).unwrap_or_default().into_keys() {
+            self.pages.remove(key);
         }
     }
 
-    /// A process has the page of a vCPU by this descriptor.
-    pub fn maps(&mut self, (pid, fd): (pid_t, i32), mapped: &Mapped) {
-        let Mapped { vcpu, at, .. } = *mapped;
+    fn key(&self, (pid, tid): (pid_t, pid_t), fd: i32) -> [u32; 2] {
+        let of = match self.apart.contains(&pid) {
+            true => tid.cast_unsigned() | program::OF_THREAD,
+            false => pid.cast_unsigned(),
+        };
+        [of, fd.cast_unsigned()]
+    }
+
+    /// A thread has the page of a vCPU by this descriptor.
+    pub fn maps(&mut self, thread: (pid_t, pid_t), fd: i32, mapped: &Mapped) {
         let (has, next) = (mapped.ring.is_some(), mapped.ring.unwrap_or(0));
-        let key = [pid.cast_unsigned(), fd.cast_unsigned()];
-        let value = [at, has.into(), next.into(), mapped.reason.into()];
+        let value = [mapped.at, has.into(), next.into(), mapped.reason.into()];
+        let key = self.key(thread, fd);
         // Without room, the thread stops at each exit.
         if self.pages.set(key, value).is_ok() {
-            self.fds.entry(pid).or_default().insert(fd, (vcpu, at));
+            let fds = self.fds.entry(thread.0).or_default();
+            fds.insert(key, (mapped.vcpu, mapped.at));
         }
     }
 
-    /// A process's descriptors in the table: each with the vCPU's file, and its page's address.
-    pub fn mapped(&self, pid: pid_t) -> Vec<(i32, u32, u64)> {
+    /// A process's descriptors in the table: each with the vCPU's file, and its page's address. If
+    /// its threads have descriptors of their own, the table has none any more.
+    pub fn mapped(&mut self, pid: pid_t) -> Vec<(i32, u32, u64)> {
+        if self.apart.contains(&pid) {
+            self.forget_pages(pid);
+        }
         let fds = self.fds.get(&pid).into_iter().flatten();
-        fds.map(|(fd, (file, at))| (*fd, *file, *at)).collect()
+        fds.map(|(key, (file, at))| (key[1].cast_signed(), *file, *at))
+            .collect()
     }
 
-    /// A process has closed the descriptor.
-    pub fn closed(&mut self, pid: pid_t, fd: i32) {
-        if self
-            .fds
-            .get_mut(&pid)
-            .is_some_and(|fds| fds.remove(&fd).is_some())
-        {
-            self.pages.remove([pid.cast_unsigned(), fd.cast_unsigned()]);
+    /// A thread has closed the descriptor.
+    pub fn closed(&mut self, thread: (pid_t, pid_t), fd: i32) {
+        let key = self.key(thread, fd);
+        let fds = self.fds.get_mut(&thread.0);
+        if fds.is_some_and(|fds| fds.remove(&key).is_some()) {
+            self.pages.remove(key);
         }
     }
 
@@ -192,7 +218,7 @@ impl Keeper {
                 return None;
             }
             match self.records.next(parse) {
-                None => std::hint::spin_loop(),
+                None => thread::yield_now(),
                 Some(Parsed::Call(mut record)) => {
                     let end = record.result.is_some();
                     if let Some(ring) = end.then(|| self.rings.remove(&record.tid)).flatten() {
@@ -346,7 +372,7 @@ mod tests {
         };
         let (pid, vcpu) = (std::process::id() as pid_t, Vcpu::new());
         assert!(keeper.born(pid));
-        keeper.maps((pid, FD), &vcpu.mapped());
+        keeper.maps((pid, pid), FD, &vcpu.mapped());
         (0..20).for_each(|_| call(program::RUN, 0));
         let until = keeper.begun();
         let mut kept = 0;
@@ -378,7 +404,7 @@ mod tests {
             "the process is not traced"
         );
         assert!(keeper.born(pid));
-        keeper.maps((pid, FD), &vcpu.mapped());
+        keeper.maps((pid, pid), FD, &vcpu.mapped());
         assert_eq!(keeper.mapped(pid), [(FD, VCPU, vcpu.mapped().at)]);
 
         // A read of a port, with its answer at the start of the next call.

@@ -67,6 +67,9 @@ const HAS: i16 = 8;
 const NEXT: i16 = 16;
 const LAST: i16 = 24;
 
+/// A page's key has a process, or a thread with this bit, and the descriptor.
+pub const OF_THREAD: u32 = 1 << 31;
+
 /// The registers from `rdx` to `orig_rax` in `struct pt_regs` (arch/x86/include/asm/ptrace.h).
 const REGISTERS: i32 = 96;
 /// Offsets on the stack: those registers, the value of the call, the keys of the tables, and the
@@ -106,7 +109,7 @@ pub struct Maps {
     pub most: i32,
     /// The traced processes.
     pub processes: i32,
-    /// The vCPUs' pages, by process and descriptor.
+    /// The vCPUs' pages, by process or thread, and descriptor.
     pub pages: i32,
 }
 
@@ -258,8 +261,16 @@ impl<'a> Writer<'a> {
         code.with(HAVE, Do::Move, if at_end { AT_END as i32 } else { 0 });
         code.jump(line);
         code.here(run);
+        let found = writer.code.label();
         writer.look_up(maps.pages, KEY);
         writer.code.by(ENTRY_AT, Do::Move, 0);
+        writer.code.jump_if(ENTRY_AT, If::Differs, 0, found);
+        writer.code.by(1, Do::Move, TID);
+        writer.code.with_half(1, Do::Or, OF_THREAD.cast_signed());
+        writer.code.store_half(STACK, KEY, 1);
+        writer.look_up(maps.pages, KEY);
+        writer.code.by(ENTRY_AT, Do::Move, 0);
+        writer.code.here(found);
         let flags = if at_end { AT_END as i32 } else { 0 };
         writer.code.with(HAVE, Do::Move, flags);
         (writer, line)

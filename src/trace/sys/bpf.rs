@@ -45,8 +45,7 @@ pub struct Instruction {
     pub immediate: i32,
 }
 
-/// The part of `union bpf_attr` for a command, which has at most so many numbers here. Each is
-/// below eight bytes wide or two of four.
+/// The start of `union bpf_attr`, whose fields have eight bytes here, or four in a pair.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes([u64; 9]);
@@ -195,12 +194,18 @@ impl Records {
 
     /// The bytes of records that were taken.
     pub fn taken(&self) -> u64 {
-        position(self.taken).load(Ordering::Relaxed)
+        self.position(self.taken).load(Ordering::Relaxed)
     }
 
     /// The bytes of records that were begun.
     pub fn begun(&self) -> u64 {
-        position(self.begun).load(Ordering::Acquire)
+        self.position(self.begun).load(Ordering::Acquire)
+    }
+
+    fn position(&self, page: NonNull<u8>) -> &AtomicU64 {
+        // SAFETY: each page is mapped as long as `self`, and begins with an aligned number that is
+        // read and written whole.
+        unsafe { AtomicU64::from_ptr(page.as_ptr().cast()) }
     }
 
     /// Takes the next record, if it is whole, and hands over its bytes.
@@ -230,7 +235,8 @@ impl Records {
         let content =
             unsafe { std::slice::from_raw_parts(record.add(HEADER as usize), len as usize) };
         let value = each(content);
-        position(self.taken).store(at.wrapping_add(whole), Ordering::Release);
+        let taken = self.position(self.taken);
+        taken.store(at.wrapping_add(whole), Ordering::Release);
         Some(value)
     }
 }
@@ -243,12 +249,6 @@ impl Drop for Records {
             libc::munmap(self.begun.as_ptr().cast(), PAGE + 2 * self.size);
         }
     }
-}
-
-fn position<'a>(page: NonNull<u8>) -> &'a AtomicU64 {
-    // SAFETY: the page begins with an aligned number that the kernel reads or writes whole. The
-    // callers drop the reference before they end, and the pages live as long as the buffer.
-    unsafe { AtomicU64::from_ptr(page.as_ptr().cast()) }
 }
 
 fn map(fd: &OwnedFd, len: usize, prot: c_int, offset: usize) -> io::Result<NonNull<u8>> {

@@ -63,6 +63,7 @@ pub fn closed_range(world: &mut World, thread: &mut Thread, args: [u64; 6], resu
     }
     if flags & CLOSE_RANGE_CLOEXEC == 0 {
         world.tables.close(thread.table, first as u32, last as u32);
+        kept::closed_range(world, thread, first as u32, last as u32);
     }
 }
 
@@ -81,6 +82,7 @@ pub fn duplicated(
     if old == new {
         return;
     }
+    kept::closed(world, thread, new);
     // The copy is the same file as the old descriptor, so it is looked up first.
     let Some(file) = world.tables.file(thread.table, thread.tid, old) else {
         world.tables.close(thread.table, new as u32, new as u32);
@@ -106,6 +108,7 @@ pub fn duplicated(
 
 /// The thread has a table of its own from now on.
 pub fn unshare(world: &mut World, thread: &mut Thread) {
+    kept::unshared(world, thread.pid);
     let copy = world.tables.shared.copy(thread.table);
     world.tables.shared.leave(thread.table);
     thread.table = copy;

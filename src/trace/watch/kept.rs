@@ -38,7 +38,7 @@ fn maps(world: &mut World, thread: &Thread, fd: i32, vcpu: u32, at: (u64, u64)) 
             ring: next.map(u32::from_ne_bytes),
             reason: page.head().map_or(0, run_page::reason),
         };
-        keeper.maps((thread.pid, fd), &mapped);
+        keeper.maps((thread.pid, thread.tid), fd, &mapped);
     }
 }
 
@@ -54,7 +54,7 @@ pub fn has(world: &mut World, thread: &Thread, fd: i32, file: &FileRef) {
 
 /// The process has changed its mappings.
 pub fn remapped(world: &mut World, thread: &Thread) {
-    let Some(keeper) = &world.keeper else {
+    let Some(keeper) = &mut world.keeper else {
         return;
     };
     for (fd, vcpu, before) in keeper.mapped(thread.pid) {
@@ -67,10 +67,27 @@ pub fn remapped(world: &mut World, thread: &Thread) {
     }
 }
 
+/// A thread of the process has descriptors of its own.
+pub fn unshared(world: &mut World, pid: i32) {
+    if let Some(keeper) = &mut world.keeper {
+        keeper.unshared(pid);
+    }
+}
+
+/// The process has closed a range of descriptors.
+pub fn closed_range(world: &mut World, thread: &Thread, first: u32, last: u32) {
+    let mapped = world.keeper.as_mut().map(|k| k.mapped(thread.pid));
+    for (fd, ..) in mapped.into_iter().flatten() {
+        if (first..=last).contains(&fd.cast_unsigned()) {
+            closed(world, thread, fd);
+        }
+    }
+}
+
 /// The process has closed a descriptor.
 pub fn closed(world: &mut World, thread: &Thread, fd: i32) {
     if let Some(keeper) = &mut world.keeper {
-        keeper.closed(thread.pid, fd);
+        keeper.closed((thread.pid, thread.tid), fd);
     }
 }
 

@@ -72,6 +72,9 @@ impl World {
             0 => tid,
             _ => parent.pid,
         };
+        if flags & (CLONE_THREAD | CLONE_FILES) == CLONE_THREAD {
+            kept::unshared(self, pid);
+        }
         self.thread(pid, tid, table, Some(space))
     }
 

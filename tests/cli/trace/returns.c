@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -175,6 +176,38 @@ static void copies(void)
 	guest(0);
 }
 
+/* Two vCPUs by one number: the first thread has closed that of the first vCPU, and the second
+ * thread has not. */
+static void *runs(void *unused)
+{
+	guest(0);
+	return unused;
+}
+
+static void *alone(void *copy)
+{
+	if (unshare(CLONE_FILES))
+		abort();
+	machine(START, 1);
+	if (dup2(vcpu, *(int *)copy) < 0)
+		abort();
+	vcpu = *(int *)copy;
+	return runs(0);
+}
+
+static void apart(void)
+{
+	pthread_t id;
+	machine(START, 2);
+	int first = vcpu;
+	struct kvm_run *page = run;
+	pthread_create(&id, 0, alone, &first);
+	pthread_join(id, 0);
+	vcpu = first;
+	run = page;
+	runs(0);
+}
+
 /* The same by a descriptor of which a tracer knows nothing before. */
 static void found(void)
 {
@@ -246,6 +279,8 @@ int main(int argc, char **argv)
 		machine(START, 1);
 		pthread_create(&id, 0, executes, "forgets");
 		pause();
+	} else if (!strcmp(how, "apart")) {
+		apart();
 	} else if (!strcmp(how, "found")) {
 		found();
 	} else if (!strcmp(how, "lines")) {

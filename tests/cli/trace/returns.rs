@@ -61,6 +61,7 @@ fn exits_are_the_same_as_with_a_stop_at_each() {
         ("foreign", 6),
         ("copies", 4),
         ("executes", 5),
+        ("apart", 8),
         ("found", 5),
     ] {
         let [once, twice] = [&[][..], &["--no-filter"]].map(|o| exits(&program, how, o));
