@@ -222,6 +222,11 @@ impl Engine<'_> {
     }
 
     fn change(&mut self, tid: i32, change: Change) {
+        let stop = match change {
+            Change::Call | Change::Event(libc::PTRACE_EVENT_SECCOMP) => Some(ptrace::call(tid)),
+            _ => None,
+        };
+        self.read_rings(tid, stop);
         self.take();
         if let (true, Some(thread)) = (change.keeps_memory(), self.threads.get_mut(&tid)) {
             kept::show(self.world, thread, true);
@@ -229,8 +234,8 @@ impl Engine<'_> {
         match change {
             Change::Exited(status) => self.gone(tid, End::Status(status)),
             Change::Killed(signal) => self.gone(tid, End::Signal(signal)),
-            Change::Call => {
-                self.call(tid);
+            Change::Call | Change::Event(libc::PTRACE_EVENT_SECCOMP) => {
+                self.call(tid, stop);
                 self.resume(tid, 0);
             }
             Change::Signal(libc::SIGSTOP) if self.is_own(tid) => self.resume(tid, 0),
@@ -266,8 +271,24 @@ impl Engine<'_> {
         ptrace::resume(tid, signal, until);
     }
 
-    fn call(&mut self, tid: i32) {
-        let stop = ptrace::call(tid);
+    /// Reads rings, if they are looked at at this stop.
+    fn read_rings(&mut self, tid: i32, stop: Option<CallStop>) {
+        let Some(thread) = self.threads.get(&tid) else {
+            return;
+        };
+        let number = match stop {
+            Some(CallStop::Entry(number, _)) => Some(number),
+            _ => thread.call.as_ref().map(|call| call.number),
+        };
+        if let (Some(_), Some(number), Some(_)) = (stop, number, &self.world.keeper) {
+            calls::read_rings(self.world, thread, number, clock::now());
+        }
+    }
+
+    fn call(&mut self, tid: i32, stop: Option<CallStop>) {
+        let Some(stop) = stop else {
+            return;
+        };
         if matches!(stop, CallStop::Entry(number, _) if number == libc::SYS_exit_group as u64) {
             self.ending(tid);
         }
@@ -308,7 +329,6 @@ impl Engine<'_> {
                 }
             }
             libc::PTRACE_EVENT_EXEC => self.exec(tid),
-            libc::PTRACE_EVENT_SECCOMP => self.call(tid),
             _ => {}
         }
     }

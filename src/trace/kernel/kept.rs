@@ -76,6 +76,8 @@ pub struct Record {
     pub data: Option<[u8; MOST_DATA]>,
     /// The ring's header.
     pub ring: Option<[u8; HEADER]>,
+    /// When the reading of the ring began.
+    pub since: u64,
     /// Entries of the ring, and the number of the first.
     pub entries: (u32, Vec<u8>),
     /// What the argument leads to, for other calls than KVM_RUN.
@@ -286,6 +288,7 @@ fn parse(bytes: &[u8]) -> Parsed {
     }
     if has(program::HAS_RING) {
         record.ring = part(bytes, program::RING_AT);
+        record.since = number(program::SINCE);
     }
     if has(program::HAS_ENTRIES) {
         let entries = bytes.get(program::ENTRIES_AT..).unwrap_or_default();
@@ -435,8 +438,9 @@ mod tests {
         for last in [3, 3, 160, 168, ENTRIES - 1, 2] {
             vcpu.set(RING + 4, last);
             call(program::RUN, 0);
-            let [_, end] = kept(&mut keeper);
+            let [start, end] = kept(&mut keeper);
             assert_eq!(end.ring.unwrap()[4], last as u8);
+            assert!(start.time <= end.since && end.since <= end.time);
             let until = if last < before { ENTRIES } else { last };
             let expected: Vec<_> = (before..until).map(|index| index as u8).collect();
             assert_eq!(numbers(&end.entries, before, until), expected);

@@ -43,7 +43,9 @@ pub const ARGUMENT: usize = 40;
 pub const RESULT: usize = 48;
 pub const PAGE: usize = 56;
 pub const FIRST: usize = 64;
-pub const BODY: usize = 72;
+/// When the reading of the ring began.
+pub const SINCE: usize = 72;
+pub const BODY: usize = 80;
 /// Offsets in the body: the head of the page, the data of ports, the ring's header and some of its
 /// entries, from the number at [`FIRST`] on.
 pub const DATA_AT: usize = BODY + HEAD;
@@ -86,6 +88,8 @@ const FROM: i16 = -72;
 /// The address of the process's entry. The entry is [`ALL`], or [`NOT_ALL`] if there was no room for
 /// a start.
 const PROCESS_AT: i16 = -80;
+/// When the reading of the ring began.
+const BEGAN: i16 = -88;
 pub const ALL: u64 = 1;
 const NOT_ALL: u64 = 2;
 
@@ -164,8 +168,10 @@ pub fn at_end(maps: &Maps) -> Vec<Instruction> {
     w.code.with(HAVE, Do::Or, HAS_HEAD as i32);
     w.code.load(1, STACK, RING_HEADER);
     w.code.store(RECORD, RING_AT as i16, 1);
-    w.code.load(1, STACK, FROM);
-    w.code.store(RECORD, FIRST as i16, 1);
+    for (at, from) in [(FIRST, FROM), (SINCE, BEGAN)] {
+        w.code.load(1, STACK, from);
+        w.code.store(RECORD, at as i16, 1);
+    }
     w.code.jump_if(HAVE, If::Has, HAS_ENTRIES as i32, has);
     w.code.jump(all);
     w.code.here(has);
@@ -253,7 +259,7 @@ impl<'a> Writer<'a> {
         let code = &mut writer.code;
         code.jump_if(0, If::Equal, 0, out);
         code.store(STACK, PROCESS_AT, 0);
-        for at in [RING_HEADER, FROM] {
+        for at in [RING_HEADER, FROM, BEGAN] {
             code.store_number(STACK, at, 0);
         }
         code.with(ENTRY_AT, Do::Move, 0);
@@ -312,6 +318,8 @@ impl<'a> Writer<'a> {
         let code = &mut self.code;
         code.load(1, ENTRY_AT, HAS);
         code.jump_if(1, If::Equal, 0, known);
+        code.call(Function::Time);
+        code.store(STACK, BEGAN, 0);
         in_page(code, RING);
         code.stack(1, RING_HEADER.into());
         code.with(2, Do::Move, HEADER as i32);

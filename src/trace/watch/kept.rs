@@ -207,7 +207,8 @@ pub fn show(world: &mut World, thread: &mut Thread, stopped: bool) {
                 // Of the start of the call, nothing was read.
                 let flag = read.head().map(|head| head[IMMEDIATE_EXIT]);
                 running.immediate |= first && result < 0 && flag.is_some_and(|flag| flag != 0);
-                page = Some(read);
+                // The ring may have gone on since records that are not taken yet.
+                page = Some(read.without_ring());
             }
             let times = (started.time, time);
             run::left(world, thread, running, Some(result), times, page.as_ref());

@@ -7,6 +7,7 @@ use crate::guest::access::MOST_DATA;
 use crate::guest::ring::{self, ENTRY, HEADER};
 use crate::guest::run_page::{DATA, HEAD, RING};
 use crate::kernel::kept::Record;
+use crate::sys::clock;
 use crate::sys::memory::{Blocks, Remote};
 
 /// Parts of a mapping. What could not be read is `None`.
@@ -17,6 +18,8 @@ pub struct Page {
     head: Option<[u8; HEAD]>,
     data: Option<[u8; MOST_DATA]>,
     ring: Option<[u8; HEADER]>,
+    /// When the reading of the ring began and had ended.
+    ring_read: (u64, u64),
     /// What was kept of the ring: the number of the first entry, and entries.
     entries: (u32, Vec<u8>),
     /// Whether the thread has stopped, so that all else can be read.
@@ -34,15 +37,40 @@ impl Page {
         ];
         let count = if len >= RING + 4096 { 3 } else { 2 };
         let read = Remote(tid).read_parts(&mut parts[..count]);
+        let now = clock::now();
         Self {
             tid,
             at,
             head: (read >= HEAD).then_some(head),
             data: (read >= HEAD + MOST_DATA).then_some(data),
             ring: (read == HEAD + MOST_DATA + HEADER).then_some(ring),
+            ring_read: (now, now),
             entries: (0, Vec::new()),
             stopped: true,
         }
+    }
+
+    /// Reads the whole ring of the mapping at this address.
+    pub fn ring_of(tid: i32, at: u64) -> Option<Self> {
+        let mut bytes = [0; 4096];
+        let read = Remote(tid).read(at.wrapping_add(RING), &mut bytes);
+        let now = clock::now();
+        let (header, entries) = bytes.split_first_chunk()?;
+        (read == bytes.len()).then(|| Self {
+            tid,
+            at,
+            head: None,
+            data: None,
+            ring: Some(*header),
+            ring_read: (now, now),
+            entries: (0, entries.to_vec()),
+            stopped: false,
+        })
+    }
+
+    /// The same without the ring.
+    pub fn without_ring(self) -> Self {
+        Self { ring: None, ..self }
     }
 
     /// What the kernel has kept of the mapping at this address.
@@ -53,6 +81,7 @@ impl Page {
             head: record.head,
             data: record.data,
             ring: record.ring,
+            ring_read: (record.since, record.time),
             entries: std::mem::take(&mut record.entries),
             stopped: false,
         }
@@ -71,6 +100,11 @@ impl Page {
     /// The head of the ring, if there is one.
     pub fn ring(&self) -> Option<[u8; HEADER]> {
         self.ring
+    }
+
+    /// When the reading of the ring began and had ended.
+    pub fn ring_read(&self) -> (u64, u64) {
+        self.ring_read
     }
 
     /// An entry of the ring.

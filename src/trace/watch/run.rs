@@ -6,7 +6,7 @@ use crate::event::{Body, Left};
 use crate::files::open_file::FileRef;
 use crate::guest::access::Access;
 use crate::guest::ring;
-use crate::guest::run_page::{self, Exit, IMMEDIATE_EXIT, RING};
+use crate::guest::run_page::{self, Exit, IMMEDIATE_EXIT};
 use crate::guest::vm::Meaning;
 use crate::sys::memory::Blocks;
 use crate::watch::maps;
@@ -192,6 +192,13 @@ fn look(
     now: u64,
 ) {
     let vm = world.vm(id, thread.space);
+    // The ring has no count of its rounds, so an older header would look like a new round. Two
+    // threads' records may stand in another order than that in which the ring was read.
+    let (began, ended) = page.ring_read();
+    if began < vm.looked {
+        return;
+    }
+    vm.looked = ended;
     let (first, count) = vm.cursor.new_entries(header);
     vm.cursor.advance(count);
     let ring = Blocks::new(thread.tid);
@@ -217,15 +224,22 @@ pub fn has_rings(world: &World, thread: &Thread) -> bool {
     vms.any(|vm| vm.space == thread.space && vm.ring.is_some())
 }
 
+/// Reads the rings of the VMs of this memory.
+pub fn rings(world: &World, thread: &Thread) -> Vec<(u32, Page)> {
+    let in_space = world.vms.iter().filter(|(_, vm)| vm.space == thread.space);
+    let rings = in_space.filter_map(|(id, vm)| Some((*id, Page::ring_of(thread.tid, vm.ring?)?)));
+    rings.collect()
+}
+
 /// Looks at the rings of the VMs of this memory: a guest may write without an exit, and the traced
 /// program then empties the ring at a time of its own.
 pub fn look_at_rings(world: &mut World, thread: &Thread, now: u64) {
-    let in_space = world.vms.iter().filter(|(_, vm)| vm.space == thread.space);
-    let rings: Vec<_> = in_space
-        .filter_map(|(id, vm)| Some((*id, vm.ring?)))
-        .collect();
-    for (id, at) in rings {
-        let page = Page::read(thread.tid, (at, RING + 4096));
+    let rings = match &world.keeper {
+        // They were read before what the kernel had kept then.
+        Some(_) => std::mem::take(&mut world.rings),
+        None => rings(world, thread),
+    };
+    for (id, page) in rings {
         if let Some(header) = page.ring() {
             look(world, thread, id, &page, header, now);
         }

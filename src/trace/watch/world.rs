@@ -20,6 +20,7 @@ use crate::output::emitter::Emitter;
 use crate::shared::{Id, Shared};
 use crate::sys::memory::Remote;
 use crate::watch::maps::Mappings;
+use crate::watch::page::Page;
 use crate::watch::thread::Thread;
 
 /// The most regions of a device, slots of a VM, and objects of an iommufd that are remembered.
@@ -57,6 +58,8 @@ pub struct Vm {
     pub file: Weak<OpenFile>,
     /// The entries of its ring that were seen.
     pub cursor: Cursor,
+    /// When its ring was looked at last.
+    pub looked: u64,
     /// A vCPU's mapping, which has the ring.
     pub ring: Option<u64>,
 }
@@ -99,6 +102,8 @@ pub struct World {
     pub under_way: UnderWay,
     /// When the rings of guests that make no exit are looked at again.
     pub ring_look: u64,
+    /// What the rings said at the last stop of a thread at which they are looked at.
+    pub rings: Vec<(u32, Page)>,
     /// What keeps calls in the kernel, if threads are not to stop at each.
     pub keeper: Option<Keeper>,
     /// Where events go.
@@ -126,6 +131,7 @@ impl World {
             space,
             file: Weak::new(),
             cursor: Cursor::default(),
+            looked: 0,
             ring: None,
         })
     }

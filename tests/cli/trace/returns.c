@@ -153,12 +153,30 @@ static void empties(void)
 	ring->first = ring->last;
 }
 
-static void ring(void)
+static void ring(int times)
 {
 	struct kvm_coalesced_mmio_zone zone = { .addr = 0x20, .size = 1, .pio = 1 };
-	machine(MORE, 3);
+	machine(MORE, times);
 	ioctl(vm, KVM_REGISTER_COALESCED_MMIO, &zone);
 	guest(empties);
+}
+
+/* Waits with a time, at which a tracer looks at rings. */
+static void *waits(void *unused)
+{
+	struct timespec time = { .tv_nsec = 100000 };
+	while (!halted)
+		syscall(SYS_futex, &halted, 128 /* FUTEX_WAIT_PRIVATE */, 0, &time);
+	return unused;
+}
+
+static void looks(void)
+{
+	pthread_t id;
+	pthread_create(&id, 0, waits, 0);
+	ring(100);
+	halted = 1;
+	pthread_join(id, 0);
 }
 
 /* The same vCPU by a descriptor that was made before its page was mapped. */
@@ -268,7 +286,9 @@ int main(int argc, char **argv)
 		printf("signal: %d\n", enter());
 		masked();
 	} else if (!strcmp(how, "ring")) {
-		ring();
+		ring(3);
+	} else if (!strcmp(how, "looks")) {
+		looks();
 	} else if (!strcmp(how, "copies")) {
 		copies();
 	} else if (!strcmp(how, "often")) {

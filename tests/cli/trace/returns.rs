@@ -123,6 +123,19 @@ fn the_time_of_an_exit_is_that_in_the_guest() {
     }
 }
 
+/// The ring is looked at by another thread's stops, too.
+#[test]
+fn kept_writes_are_seen_once_however_many_look() {
+    if !kvm() {
+        return;
+    }
+    let program = compiled("returns-looks", include_str!("returns.c"));
+    let all = traced(&program, "looks", &[]);
+    fs::remove_file(&program).unwrap();
+    let written = all.iter().filter(|line| line["address"] == "0x20");
+    assert_eq!(written.count(), 100 * 512);
+}
+
 /// The kernel's buffer holds a part of the exits, so the guest waits for a tracer that sleeps.
 #[test]
 fn no_exit_is_lost_while_the_tracer_sleeps() {
