@@ -63,8 +63,8 @@ const LINE: usize = BODY + LINE_BYTES;
 /// Bytes of `struct kvm_irq_level`.
 pub const LINE_BYTES: usize = 8;
 
-/// Offsets in a page's entry, behind the page's address: whether the mapping has the ring, the entry
-/// of the ring that comes next, and the reason of the last exit.
+/// Offsets in a page's entry, behind the page's address: whether the mapping has the ring, the
+/// entry of the ring that comes next, and the reason of the last exit.
 const HAS: i16 = 8;
 const NEXT: i16 = 16;
 const LAST: i16 = 24;
@@ -85,8 +85,8 @@ const PROCESS: i16 = -48;
 const KEY: i16 = -56;
 const RING_HEADER: i16 = -64;
 const FROM: i16 = -72;
-/// The address of the process's entry. The entry is [`ALL`], or [`NOT_ALL`] if there was no room for
-/// a start.
+/// The address of the process's entry. The entry is [`ALL`], or [`NOT_ALL`] if there was no room
+/// for a start.
 const PROCESS_AT: i16 = -80;
 /// When the reading of the ring began.
 const BEGAN: i16 = -88;

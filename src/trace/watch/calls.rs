@@ -119,7 +119,8 @@ fn look_at_rings(world: &mut World, thread: &Thread, now: u64, last: bool) {
 }
 
 /// A thread has stopped at a call of this number at which rings are looked at. Reads them before
-/// what the kernel has kept until then is taken: a ring that has gone on since cannot be understood.
+/// what the kernel has kept until then is taken: a ring that has gone on since cannot be
+/// understood.
 pub fn read_rings(world: &mut World, thread: &Thread, number: u64, now: u64) {
     let last = number == libc::SYS_exit_group as u64;
     if last || (number == libc::SYS_futex as u64 && now >= world.ring_look) {

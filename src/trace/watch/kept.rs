@@ -187,8 +187,8 @@ fn start(world: &mut World, thread: &mut Thread, record: &mut Record) -> Started
     }
 }
 
-/// Shows the call that has ended, if it is not shown. If the thread has stopped since, what lacks is
-/// read now.
+/// Shows the call that has ended, if it is not shown. If the thread has stopped since, what lacks
+/// is read now.
 pub fn show(world: &mut World, thread: &mut Thread, stopped: bool) {
     let Some(mut ended) = thread.ended.take() else {
         return;

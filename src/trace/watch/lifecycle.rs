@@ -105,7 +105,8 @@ impl World {
     pub fn gone(&mut self, thread: &mut Thread, how: Option<String>) {
         kept::ended(self, thread);
         self.out.gone(thread.tid);
-        // The first thread of a process ends last, for its tracer (ptrace(2), "Death under ptrace").
+        // The first thread of a process ends last, for its tracer (ptrace(2), "Death under
+        // ptrace").
         if let Some(keeper) = self.keeper.as_mut().filter(|_| thread.pid == thread.tid) {
             keeper.gone(thread.pid);
         }

@@ -1,5 +1,5 @@
-//! Calls that the kernel keeps, so that their threads need not stop: they are shown as if the thread
-//! stopped at each, which `--no-filter` does.
+//! Calls that the kernel keeps, so that their threads need not stop: they are shown as if the
+//! thread stopped at each, which `--no-filter` does.
 
 use std::fs;
 use std::path::Path;
