@@ -77,12 +77,15 @@ pub enum PciError {
 type Function = Arc<dyn PciFunction>;
 /// Called for each access; the flag says whether the access is a write.
 type Watcher = Box<dyn Fn(Target, bool) + Send + Sync>;
+/// Called before each access; returns whether the access is made.
+type Admission = Box<dyn Fn(Target) -> bool + Send + Sync>;
 
 /// The root bus, shared by all vCPUs. The lock is released before a function is called, so that a
 /// function may change the bus, and a slow function does not delay another.
 pub struct RootBus {
     tree: RwLock<Tree>,
     watcher: OnceLock<Watcher>,
+    admission: OnceLock<Admission>,
 }
 
 struct Tree {
@@ -110,6 +113,7 @@ impl RootBus {
         Self {
             tree: RwLock::new(Tree { slots, links }),
             watcher: OnceLock::new(),
+            admission: OnceLock::new(),
         }
     }
 
@@ -119,10 +123,22 @@ impl RootBus {
         let _ = self.watcher.set(Box::new(watcher));
     }
 
-    fn tell(&self, target: Option<Target>, write: bool) {
-        if let (Some(target), Some(watcher)) = (target, self.watcher.get()) {
+    /// Calls `admits` before each access of the guest from now on. It may block, for a function
+    /// that is not on the bus yet. Where it returns `false`, no function is accessed. The first one
+    /// stays.
+    pub fn set_admission(&self, admits: impl Fn(Target) -> bool + Send + Sync + 'static) {
+        // The first one stays.
+        let _ = self.admission.set(Box::new(admits));
+    }
+
+    /// Tells the watcher, and asks for admission. Returns the registers to access.
+    fn admit(&self, target: Option<Target>, write: bool) -> Option<Target> {
+        let target = target?;
+        if let Some(watcher) = self.watcher.get() {
             watcher(target, write);
         }
+        let admitted = self.admission.get().is_none_or(|admits| admits(target));
+        admitted.then_some(target)
     }
 
     /// Puts a function at a free address on bus 0.
@@ -263,7 +279,7 @@ impl RootBus {
     /// read as all ones.
     pub fn read(&self, target: Option<Target>, data: &mut [u8]) {
         data.fill(0xff);
-        self.tell(target, false);
+        let target = self.admit(target, false);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get_mut(..t.len)?))) {
             self.config_read(t.bus, t.device, t.function, t.offset, data);
         }
@@ -272,7 +288,7 @@ impl RootBus {
     /// A guest's write of the registers that [`crate::access`] has decoded. Bytes without a
     /// register are dropped.
     pub fn write(&self, target: Option<Target>, data: &[u8]) {
-        self.tell(target, true);
+        let target = self.admit(target, true);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get(..t.len)?))) {
             self.config_write(t.bus, t.device, t.function, t.offset, data);
         }

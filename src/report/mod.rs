@@ -144,6 +144,8 @@ pub struct DeviceReport {
     pub wakeups: Wakeups,
     /// The time at which the first MSI or MSI-X vector was set up.
     pub first_vector_us: Option<u64>,
+    /// The time for which vCPUs have waited because the device was not open yet.
+    pub waited_us: u64,
 }
 
 /// DMA maps.
@@ -181,7 +183,7 @@ impl Report {
             } else {
                 stats.vectors(&names)
             },
-            devices: device_reports(&devices, clock),
+            devices: device_reports(stats, clock),
             memory: stats.own_memory(),
             dma: DmaReport {
                 ram: stats.dma.ram.maps(),
@@ -291,13 +293,14 @@ fn kvm_counters(stats: &Stats) -> KvmReport {
     report
 }
 
-fn device_reports(devices: &[(String, Arc<DeviceMeter>)], clock: Clock) -> Vec<DeviceReport> {
+fn device_reports(stats: &Stats, clock: Clock) -> Vec<DeviceReport> {
     let report = |(name, meter): &(String, Arc<DeviceMeter>)| DeviceReport {
         device: name.clone(),
         resets: meter.resets.calls(),
         set_irqs: meter.irqs.calls(),
         wakeups: meter.wakeups.get().map(|m| m.wakeups()).unwrap_or_default(),
         first_vector_us: meter.first_vector.get().map(|moment| clock.at(*moment)),
+        waited_us: stats.waited(name).as_micros() as u64,
     };
-    devices.iter().map(report).collect()
+    stats.devices().iter().map(report).collect()
 }

@@ -154,10 +154,14 @@ impl Report {
                     "; a thread woke for {delivered} interrupts, and {unmasked} times to unmask"
                 )?;
             }
-            match device.first_vector_us {
-                Some(at) => writeln!(f, "; its first vector at {}", Ms(at))?,
-                None => writeln!(f)?,
+            if let Some(at) = device.first_vector_us {
+                write!(f, "; its first vector at {}", Ms(at))?;
             }
+            if device.waited_us > 0 {
+                let waited = Ms(device.waited_us);
+                write!(f, "; vCPUs waited {waited} until it was open")?;
+            }
+            writeln!(f)?;
         }
         writeln!(f, "DMA maps")?;
         writeln!(f, "  RAM {}", Shown(&self.dma.ram))?;

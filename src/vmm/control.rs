@@ -16,6 +16,7 @@ use crate::memory::dma::DmaMap;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
 use crate::run_events::{RunEvent, RunEvents};
+use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::pause::{PauseError, PausePoint};
 use crate::vfio::function::VfioFunction;
 
@@ -81,10 +82,23 @@ pub enum RunState {
 }
 
 /// The parts of a machine that its controls share with its boots.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct RunControls {
     pub pause: Arc<PausePoint>,
     pub events: Arc<RunEvents>,
+    /// Whether the devices are open with which the guest begins.
+    pub devices_open: Arc<DevicesOpen>,
+}
+
+impl Default for RunControls {
+    fn default() -> Self {
+        let pause = Arc::default();
+        Self {
+            devices_open: Arc::new(DevicesOpen::new(&pause)),
+            events: Arc::default(),
+            pause,
+        }
+    }
 }
 
 impl RunControls {

@@ -8,6 +8,8 @@
 //! | `ram_setup` | with a device, a thread starts to populate RAM |
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
+//! | `early`, `opening` | opens devices beside the guest, where that is possible |
+//! | `at_start` | makes functions of the devices that are open |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
 //! | `plugged` | devices that come and go while the guest runs |
 //! | `ends` | the end of a boot: the end of the run, or another boot |
@@ -15,16 +17,19 @@
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
 //! machine, it boots again.
 
+mod at_start;
 mod capabilities;
 mod create;
 mod device_events;
 mod devices;
+mod early;
 mod ends;
 mod error;
 mod later_devices;
 pub(crate) mod maps;
 mod memory_faults;
 mod open_devices;
+mod opening;
 mod platform;
 mod plug_add;
 mod plug_choice;
@@ -45,14 +50,12 @@ use std::sync::{Arc, Weak};
 pub use error::MachineError;
 pub use later_devices::mappable;
 use pci::Bdf;
-use pci::host_path::HostPath;
-use pci::position::Position;
 use tracing::{debug, info, warn};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::DeviceConfig;
-use crate::config::slots::{self, GuestAddress};
+use crate::config::slots;
 use crate::config::{Statistics, VmConfig};
 use crate::control::{Control, RunControls};
 use crate::devices::output_queue::Output;
@@ -60,11 +63,14 @@ use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{Asker, Lifecycle};
+use crate::lifecycle::{Asker, End, Lifecycle};
+use crate::machine::at_start::{Chosen, Start};
 use crate::machine::create::create_vm;
+use crate::machine::early::Early;
 use crate::machine::ends::exit_of;
 use crate::machine::memory_faults::DeviceFaults;
-use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
+use crate::machine::open_devices::{First, check_calls, open_beside};
+use crate::machine::opening::Opening;
 use crate::machine::platform::Platform;
 use crate::machine::plugged::Plugged;
 use crate::machine::preflight::check_memory_lock;
@@ -72,26 +78,28 @@ use crate::machine::ram_setup::RamSetup;
 use crate::machine::real_host::RealHost;
 use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::Vm;
-use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::plug::HotPlug;
 use crate::plug::host_side::{Claims, HostSide};
-use crate::stats::{Stats, named_ranges};
+use crate::stats::Stats;
 use crate::sys::{bus_error, notify};
 use crate::vcpu::Vcpu;
+use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
+use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::function::{FunctionOptions, reset};
 use crate::vfio::kernel_calls::opener_here;
-use crate::vfio::open::{DeviceSet, Opened, VfioError};
+use crate::vfio::open::{DeviceSet, VfioError};
 use crate::vfio::opener::Opener;
 
 /// A VM with its devices.
 pub struct Machine {
+    /// The opening of devices beside the guest; it may be over.
+    opening: Option<Opening>,
     config: VmConfig,
     images: Images,
     /// Kernel and initrd, loaded for the first boot; `None` after that.
@@ -154,24 +162,27 @@ impl Machine {
         let ends = Arc::clone(&notifier);
         vm.space
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
-        let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
-        let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
+        let ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
+        let rest = || make_vcpus_and_load(&kvm, &vm, &config, &images);
         let set = DeviceSet::new(Some(Arc::clone(&vm.fd)), config.iommu, &opener);
-        let (opened, (vcpus, loaded), paused) = open_beside(&set, &candidates, &ram_setup, beside)?;
-        let interface = opened.as_ref().map(|opened| opened.interface);
-        check_memory_lock(config.memory.size, &candidates, interface)?;
+        let set = Arc::new(set);
+        let run_controls = RunControls::default();
+        let early = Early::of(&candidates, &vm.layout, &ram_setup, &opener);
+        let (latch, meanwhile) = (&run_controls.devices_open, (&ram_setup, &notifier));
+        let (first, (vcpus, loaded), paused) =
+            open_beside(&set, &candidates, early, latch, meanwhile, rest)?;
+        check_memory_lock(config.memory.size, &candidates, first.interface())?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        port_choice::fit(&mut config, decisions, opened.as_ref(), &vm.layout);
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &config, &stats)?;
-        dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
+        let known = (&candidates[..], first.bars());
+        port_choice::fit(&mut config, decisions, known, &vm.layout);
+        let layout = open_devices::layout(&vm, &first, kvm.reach, &config)?;
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
-        let run_controls = RunControls::default();
-        let began = opened.as_ref().zip(dma.as_ref());
-        let host = RealHost::new((&vm, &platform), &config, (set, began), &stats);
+        let host = RealHost::new((&vm, &platform), &config, set, &stats);
         let plugged = Plugged::new(&vm, &platform, &stats, &run_controls, host)?;
         let mut machine = Self {
+            opening: None,
             plugged,
             config,
             images,
@@ -186,33 +197,52 @@ impl Machine {
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
-        machine.attach_all(opened, roms, dma)?;
+        machine.begin_with(first, roms)?;
         drop(paused);
-        machine.ram_setup.wait()?;
+        if machine.opening.is_none() {
+            machine.ram_setup.wait()?;
+        }
         Ok(machine)
     }
 
-    /// Puts the opened devices on their buses, in the order of `--vfio`.
-    fn attach_all(
-        &mut self,
-        opened: Option<Opened>,
-        roms: Vec<RomSource>,
-        dma: Option<Arc<Dma>>,
-    ) -> Result<(), MachineError> {
+    /// Makes functions of the devices with which the guest begins, now or once they are open.
+    fn begin_with(&mut self, first: First, roms: Vec<RomSource>) -> Result<(), MachineError> {
+        let chosen = self.choose(0, roms)?;
+        let start = Start::new(chosen, &self.plugged, &self.vm, &mut self.ram_setup);
+        self.opening = start.begin(first, &self.config)?;
+        Ok(())
+    }
+
+    /// Gives the devices from number `from` on their slots for good.
+    fn choose(&mut self, from: usize, roms: Vec<RomSource>) -> Result<Chosen, MachineError> {
         let (addresses, _) = self.config.addresses().map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
             config.slot = Some(address.slot);
         }
-        let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
-        let paths = ports::paths(&devices, &addresses)?;
-        let configs = self.config.vfio.clone();
-        let where_to = addresses.into_iter().zip(paths);
-        for (((device, config), rom), at) in
-            devices.into_iter().zip(&configs).zip(roms).zip(where_to)
-        {
-            self.attach(device, config, at, (rom, dma.clone()))?;
-        }
+        Ok(Chosen {
+            configs: self.config.vfio.iter().skip(from).cloned().collect(),
+            addresses: addresses.into_iter().skip(from).collect(),
+            roms,
+        })
+    }
+
+    /// For a test: `open` opens devices of these configurations beside the guest, which waits for
+    /// the latch. No device is added afterwards.
+    ///
+    /// # Errors
+    /// The ROM's file cannot be used, or the bus is full.
+    pub fn open_beside(
+        &mut self,
+        configs: Vec<DeviceConfig>,
+        open: impl FnOnce(&DevicesOpen) -> Result<Vec<SharedDevice>, MachineError> + Send + 'static,
+    ) -> Result<(), MachineError> {
+        let roms = configs.iter().map(|config| RomSource::load(&config.rom));
+        let roms = roms.collect::<Result<_, _>>()?;
+        let from = self.config.vfio.len();
+        self.config.vfio.extend(configs);
+        let chosen = self.choose(from, roms)?;
+        let to = (&self.plugged, &self.config);
+        self.opening = Some(chosen.open_beside(to, &self.notifier, open)?);
         Ok(())
     }
 
@@ -230,30 +260,13 @@ impl Machine {
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
         let path = ports::path(&*device, &address)?;
         let rom = RomSource::load(&config.rom)?;
-        let bdf = self.attach(device, config, (address, path), (rom, None))?;
+        let at = (address, path);
+        let bdf = self.plugged.attach(device, config, at, (rom, None))?;
         self.config.vfio.push(DeviceConfig {
             slot: Some(address.slot),
             ..config.clone()
         });
         Ok(bdf)
-    }
-
-    fn attach(
-        &mut self,
-        device: SharedDevice,
-        config: &DeviceConfig,
-        (address, path): (GuestAddress, HostPath),
-        (rom, dma): (RomSource, Option<Arc<Dma>>),
-    ) -> Result<Bdf, MachineError> {
-        let options = FunctionOptions {
-            rom,
-            clique: config.clique,
-            position: Position::RootBus,
-            path,
-            mechanisms: config.mechanisms,
-        };
-        let to = self.plugged.attach_to(dma);
-        self.plugged.devices.attach(device, address, options, &to)
     }
 
     /// Lets `claims` bind devices with `managed=on` that are added while the guest runs.
@@ -316,29 +329,18 @@ impl Machine {
     }
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
-        let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
-        self.plugged.devices.set_up(&self.config, layout, root)?;
-        let ecam = layout.ecam();
-        let ports = self
-            .plugged
-            .devices
-            .ports()
-            .iter()
-            .map(|port| port.bdf)
-            .collect();
-        // Weak, as the reference to the coalesced writes below.
-        let devices = Arc::downgrade(&self.plugged.devices);
-        let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
-        self.stats
-            .set_named_ranges(named_ranges::lookup(named, ports, ecam));
+        let reset = match self.opening {
+            // The thread that opens the devices does it.
+            Some(_) => Ok(()),
+            None => self.plugged.set_up(&self.config),
+        };
+        check_calls(&self.opener)?;
+        reset?;
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        let reset = reset::before_first_boot(&self.plugged.devices.functions());
-        check_calls(&self.opener)?;
-        reset?;
         let end = self.run_boots(lifecycle);
         self.platform.serial.flush();
         end
@@ -347,8 +349,9 @@ impl Machine {
     /// Boots the guest, again after each reset, until the run ends.
     fn run_boots(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         loop {
-            // Mapping may have failed while the guest was being reset.
+            // Mapping or opening may have failed while the guest was being reset.
             self.ram_setup.check()?;
+            self.opening.iter().try_for_each(Opening::check)?;
             let paused = self.ram_setup.pause();
             self.opener.set_stopping(false);
             let mut running = self.start()?;
@@ -359,13 +362,23 @@ impl Machine {
             }
             let end = lifecycle.wait();
             self.opener.set_stopping(true);
+            if matches!(end, Ok(End::Signal(_) | End::Quit)) {
+                self.opener.give_up_soon();
+            }
             self.vcpus = running.stop()?;
+            if matches!(end, Ok(End::Guest(GuestEvent::Broken(_)))) {
+                self.opening.iter().try_for_each(Opening::check)?;
+            }
             check_calls(&self.opener)?;
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
             let end = end.map_err(MachineError::Loop)?;
             if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
+                if exit != Exit::Asked {
+                    // The guest may have ended before a device is refused.
+                    self.opening.iter_mut().try_for_each(Opening::finish)?;
+                }
                 return Ok(exit);
             }
             self.reset()?;
@@ -404,6 +417,7 @@ impl Machine {
             bus: Arc::clone(&resources.bus),
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
+            devices_open: Arc::clone(&self.run_controls.devices_open),
             notifier: Arc::clone(&self.notifier),
             pause: Arc::clone(&self.run_controls.pause),
             exits: Arc::clone(&self.stats.exits),
@@ -449,6 +463,8 @@ impl Machine {
     /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
     /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
+        // Before anything that waits for the devices.
+        self.opening = None;
         self.plugged.stop();
         self.plugged.devices.detach(&self.platform.root);
         self.ram_setup.stop();

@@ -18,6 +18,7 @@ use crate::memory::region::{Region, RegionKind};
 use crate::run_events::RunEvents;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::pause::PausePoint;
 
 /// Runs a model. Three changes of thread that nothing forces, at most, in each order: bugs with
@@ -130,6 +131,74 @@ fn a_pause_that_another_ends_leaves_no_vcpu_waiting() {
         assert!(!point.leave().load(Ordering::Acquire));
         point.stop();
         run.join().unwrap();
+    });
+}
+
+/// A vCPU that waits for its device until the latch opens, perhaps for so long that all are frozen.
+/// Returns whether it has frozen the others, and whether it was told of the time that was lost.
+fn waits_for_its_device(point: &PausePoint, latch: &DevicesOpen, long: bool) -> (bool, bool) {
+    let _member = point.join();
+    // In a model no time passes: it is over at once.
+    let frozen = long && latch.freeze_now();
+    assert!(latch.wait());
+    let mut told = false;
+    while point.leave().load(Ordering::Acquire) {
+        assert!(point.wait());
+        told = true;
+    }
+    (frozen, told)
+}
+
+/// The devices open while two vCPUs wait for them, of which one has waited for so long that all are
+/// frozen. Nobody stays frozen, and who has frozen the others goes on only after it was told.
+#[test]
+fn a_freeze_ends_when_the_devices_are_open() {
+    model(|| {
+        let point = Arc::new(PausePoint::default());
+        let latch = Arc::new(DevicesOpen::new(&point));
+        latch.close();
+        let [waits, freezes] = [false, true].map(|long| {
+            let (point, latch) = (Arc::clone(&point), Arc::clone(&latch));
+            thread::spawn(move || waits_for_its_device(&point, &latch, long))
+        });
+        latch.open();
+        waits.join().unwrap();
+        let (frozen, told) = freezes.join().unwrap();
+        assert!(told || !frozen, "frozen, and not told");
+        assert!(!point.leave().load(Ordering::Acquire));
+    });
+}
+
+/// The vCPUs are stopped while one waits for its device, and the devices open meanwhile.
+#[test]
+fn a_stop_ends_a_wait_for_devices_and_a_freeze() {
+    model(|| {
+        let point = Arc::new(PausePoint::default());
+        let latch = Arc::new(DevicesOpen::new(&point));
+        latch.close();
+        let vcpu = thread::spawn({
+            let (point, latch) = (Arc::clone(&point), Arc::clone(&latch));
+            move || {
+                let _member = point.join();
+                latch.freeze_now();
+                latch.wait();
+                while point.leave().load(Ordering::Acquire) {
+                    if !point.wait() {
+                        break;
+                    }
+                }
+            }
+        });
+        let opens = thread::spawn({
+            let latch = Arc::clone(&latch);
+            move || latch.open()
+        });
+        point.stop();
+        latch.set_stopping(true);
+        vcpu.join().unwrap();
+        opens.join().unwrap();
+        point.begin();
+        assert!(!point.leave().load(Ordering::Acquire));
     });
 }
 

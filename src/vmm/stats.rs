@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use devices::DeviceMeter;
 use interrupts::{Ledger, Vector};
@@ -50,6 +51,9 @@ pub struct Stats {
     config: Mutex<Option<RegisterTable>>,
     ledger: Arc<Ledger>,
     late: Mutex<Late>,
+    /// How long vCPUs have waited for each device to be open, by the host's names. Of its own, so
+    /// that no vCPU waits for a report.
+    waited: Mutex<Vec<(String, Duration)>>,
 }
 
 /// The sources that exist only once the VM has been made.
@@ -191,6 +195,22 @@ impl Stats {
         if let Some((_, known)) = devices.find(|(name, _)| name == device) {
             known.wakeups.get_or_init(|| meter);
         }
+    }
+
+    /// Counts a vCPU's wait for a device that was not open yet.
+    pub fn count_wait(&self, device: &str, time: Duration) {
+        let mut all = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|(name, _)| name == device) {
+            Some((_, sum)) => *sum += time,
+            None => all.push((device.into(), time)),
+        }
+    }
+
+    /// How long vCPUs have waited for the device to be open.
+    pub fn waited(&self, device: &str) -> Duration {
+        let all = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.iter().find(|(name, _)| name == device);
+        found.map_or(Duration::ZERO, |(_, sum)| *sum)
     }
 
     /// A device has left the guest: the report shows those that are there.

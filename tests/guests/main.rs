@@ -51,6 +51,7 @@ mod memory_messages;
 mod mirrors;
 mod msi;
 mod msix;
+mod opening;
 mod pci;
 mod peers;
 mod pin;
@@ -111,6 +112,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     endless,
     function_reset,
     dma_ready,
+    opening,
     endpoints,
     resets,
     stats,

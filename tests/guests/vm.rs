@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
 
@@ -24,7 +24,10 @@ use vmm::lifecycle::Lifecycle;
 use vmm::log::phases::{Clock, Phases};
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::memory::kvm_slots::KvmSlots;
+use vmm::vcpu::devices_open::DevicesOpen;
+use vmm::vfio::device::SharedDevice;
 use vmm::vfio::kernel_calls::opener_here;
+use vmm::vfio::open::VfioError;
 use vmm::vfio::opener::Opener;
 
 use crate::common::asm::Asm;
@@ -86,6 +89,56 @@ pub struct Vm {
     ports: PortsConfig,
     host: Option<Arc<PlugHost>>,
     opener: Option<Arc<Opener>>,
+    opens: Option<Arc<Opens>>,
+}
+
+/// Devices that are opened beside the guest, when the test says so.
+pub struct Opens {
+    devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
+    /// After this time all vCPUs are frozen.
+    patience: Option<Duration>,
+    /// Whether opening succeeds.
+    outcome: OnceLock<bool>,
+}
+
+impl Opens {
+    pub fn new(
+        devices: &[(&Arc<FakeDevice>, DeviceConfig)],
+        patience: Option<Duration>,
+    ) -> Arc<Self> {
+        let devices = devices.iter();
+        let devices = devices.map(|(device, config)| (Arc::clone(device), config.clone()));
+        Arc::new(Self {
+            devices: devices.collect(),
+            patience,
+            outcome: OnceLock::new(),
+        })
+    }
+
+    /// The kernel has opened the devices.
+    pub fn open(&self) {
+        self.outcome.set(true).unwrap();
+    }
+
+    /// The kernel has refused a device.
+    pub fn fail(&self) {
+        self.outcome.set(false).unwrap();
+    }
+
+    /// Waits for the kernel. The end of the run ends the wait, as in the opener.
+    fn wait(&self, latch: &DevicesOpen) -> Result<Vec<SharedDevice>, MachineError> {
+        self.patience.inspect(|time| latch.set_patience(*time));
+        while self.outcome.get().is_none() && !latch.is_over() {
+            thread::sleep(Duration::from_micros(100));
+        }
+        match self.outcome.get() {
+            Some(true) => {
+                let devices = self.devices.iter();
+                Ok(devices.map(|(device, _)| device.clone() as _).collect())
+            }
+            _ => Err(VfioError::BadAddress("the kernel refuses".into()).into()),
+        }
+    }
 }
 
 /// How a run ended.
@@ -124,7 +177,14 @@ impl Vm {
             ports: PortsConfig::default(),
             host: None,
             opener: None,
+            opens: None,
         }
+    }
+
+    /// Devices that are opened beside the guest.
+    pub fn opens(mut self, opens: &Arc<Opens>) -> Self {
+        self.opens = Some(Arc::clone(opens));
+        self
     }
 
     /// Sets the host from which devices are added while the guest runs.
@@ -324,6 +384,11 @@ impl Vm {
         if let Some(host) = self.host {
             machine.set_host_side(host);
         }
+        if let Some(opens) = self.opens {
+            let configs = opens.devices.iter().map(|(_, config)| config.clone());
+            let opened = machine.open_beside(configs.collect(), move |latch| opens.wait(latch));
+            opened.expect("slots for the devices");
+        }
         let notifier = machine.notifier();
         let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let live = Live {
@@ -405,6 +470,11 @@ impl Live {
     /// Ends the run as if the guest had powered off.
     pub fn end(&self) {
         self.notifier.notify(GuestEvent::PowerOff);
+    }
+
+    /// Ends the run as the user does.
+    pub fn quit(&self) {
+        self.control.shut_down();
     }
 
     /// Resets the VM as if the guest had asked for it.

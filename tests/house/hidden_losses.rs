@@ -32,8 +32,18 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
     ),
     (
         "src/vmm/machine/port_choice.rs",
-        "{} is {decision}",
+        "{name} is {decision}",
         "what `port=auto` has decided, and why; an endpoint that fits no port is a loss",
+    ),
+    (
+        "src/vmm/machine/early.rs",
+        "the devices are opened before the guest runs",
+        "a start that takes as long as the devices",
+    ),
+    (
+        "src/vmm/machine/opening.rs",
+        "the devices are opened beside the guest",
+        "progress",
     ),
     (
         "src/vmm/machine/devices.rs",

@@ -44,6 +44,7 @@ scenarios![
     mechanisms,
     messages,
     parameters,
+    opening,
     paused,
     power_button,
     requests,

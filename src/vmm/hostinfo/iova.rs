@@ -62,6 +62,12 @@ impl Reach {
         groups.into_iter().map(read).collect()
     }
 
+    /// Reads the facts of the device in the directory `device`, which is in this group.
+    pub fn of_group(sysfs: &Sysfs, device: &Path, group: u32) -> Self {
+        let group = sysfs.path(&format!("kernel/iommu_groups/{group}"));
+        Self::of(Some(device), Some(&group))
+    }
+
     fn of(device: Option<&Path>, group: Option<&Path>) -> Self {
         let cap = device.map(|device| device.join("iommu/intel-iommu/cap"));
         let cap = cap.and_then(|file| fs::read_to_string(file).ok());
@@ -84,6 +90,18 @@ impl Reach {
         self.reserved
             .iter()
             .any(|(_, kind)| *kind == Reserved::Direct)
+    }
+
+    /// Whether the IOMMU can surely map each of these ranges. Every group of an x86 host has a
+    /// reserved range for interrupts, so a kernel that tells none tells too little.
+    pub fn surely_has(&self, ranges: impl IntoIterator<Item = Range>) -> bool {
+        let mappable = self.ranges();
+        let has = |range: Range| {
+            let holds = |m: &Range| m.contains(range.start, range.size);
+            mappable.iter().any(holds)
+        };
+        let told = self.bits.is_some() && !self.reserved.is_empty() && !self.is_refused();
+        told && ranges.into_iter().all(has)
     }
 
     /// The mappable ranges: all addresses of the IOMMU's width, without the reserved ranges.

@@ -127,6 +127,18 @@ pub enum MachineError {
     Thread,
     #[error("{0}")]
     Waits(Waiting),
+    #[error(
+        "{device}: BAR {bar} has {size:#x} bytes now that the device is open, and sysfs said \
+         {early:#x}"
+    )]
+    BarChanged {
+        device: String,
+        bar: usize,
+        /// By sysfs, before the device was opened.
+        early: u64,
+        /// By VFIO.
+        size: u64,
+    },
     #[error("the guest cannot continue: {0}")]
     Broken(String),
     #[error("the guest cannot continue: {0}")]
@@ -206,6 +218,10 @@ impl MachineError {
                     false => unchecked(*asked),
                 },
             )),
+            Self::BarChanged { .. } => Some(
+                "start the guest again; the size may have been changed meanwhile (a resizable BAR)"
+                    .into(),
+            ),
             Self::Trapped(_) => Some(
                 "remove mmap=off from --vfio: with it KVM emulates each access to a BAR, and KVM \
                  does not know every instruction"

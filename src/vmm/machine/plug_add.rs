@@ -125,11 +125,6 @@ impl Plugged {
         self.publish(&mut taken, &port, path, gone)
     }
 
-    /// Waits until firmware has set the ports up, unless the run ends before.
-    pub(super) fn wait_for_first_boot(&self) {
-        self.run.events.wait_for_boot_after(0);
-    }
-
     /// Whether the add goes on.
     fn check(&self, gone: &dyn Fn() -> bool) -> Result<(), AddError> {
         match (self.has_ended(), gone()) {

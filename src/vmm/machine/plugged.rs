@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | `at_start` | the devices with which the guest begins |
 //! | `plug_add` | an add: the steps, and what undoes them |
 //! | `plug_choice` | the root port for a device |
 //! | `plug_remove` | a removal: the button, the wait for the guest, the end |
@@ -111,6 +112,13 @@ impl Plugged {
             stats: &self.stats,
             listener: self.this.clone() as Weak<dyn DeviceListener>,
         }
+    }
+
+    /// Waits until firmware has set the ports up and the devices are open with which the guest
+    /// begins, unless the run ends before.
+    pub fn wait_for_first_boot(&self) {
+        self.run.events.wait_for_boot_after(0);
+        self.run.devices_open.wait_over();
     }
 
     pub fn has_ended(&self) -> bool {

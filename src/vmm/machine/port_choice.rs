@@ -15,6 +15,7 @@ use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::Layout;
 use crate::vfio::device::{CONFIG_REGION, Device};
 use crate::vfio::open::Opened;
+use crate::vfio::open::candidate::Candidate;
 use crate::vfio::opener::Opener;
 
 /// Decides for each device of `config`, and writes the decisions there.
@@ -25,32 +26,39 @@ pub(super) fn decide(config: &mut VmConfig, opener: &Opener) -> Vec<PortDecision
     decisions
 }
 
-/// Puts devices for which no port fits on bus 0. Logs each decision.
+/// Puts devices for which no port fits on bus 0. Logs each decision. `bars` are those of the
+/// devices, or `None` if one does not answer: that is an error when it becomes a function.
 pub(super) fn fit(
     config: &mut VmConfig,
     mut decisions: Vec<PortDecision>,
-    opened: Option<&Opened>,
+    (candidates, bars): (&[Candidate], Option<Vec<Bars>>),
     layout: &Layout,
 ) {
-    let devices = opened.map(|opened| opened.devices.as_slice());
-    let devices = devices.unwrap_or_default();
-    if decisions.iter().any(|decision| decision.behind_port) {
-        let bars: Option<Vec<_>> = devices.iter().map(|device| bars(&**device)).collect();
-        // A device that does not answer is an error when it becomes a function.
-        if let Some(bars) = bars {
-            port_fit::fit(
-                &mut config.vfio,
-                &mut decisions,
-                &bars,
-                &layout.windows(),
-                &config.ports,
-            );
-        }
+    if decisions.iter().any(|decision| decision.behind_port)
+        && let Some(bars) = bars
+    {
+        port_fit::fit(
+            &mut config.vfio,
+            &mut decisions,
+            &bars,
+            &layout.windows(),
+            &config.ports,
+        );
     }
-    for (device, decision) in devices.iter().zip(decisions) {
-        info!("{} is {decision}", device.name());
-        port::tell_loss(device.name(), &decision);
+    for (device, decision) in candidates.iter().zip(decisions) {
+        let name = device.name().to_string();
+        info!("{name} is {decision}");
+        port::tell_loss(&name, &decision);
     }
+}
+
+/// The BARs of open devices; `None` if one does not answer.
+pub(super) fn bars_of(opened: &Opened) -> Option<Vec<Bars>> {
+    opened
+        .devices
+        .iter()
+        .map(|device| bars(&**device))
+        .collect()
 }
 
 /// The BARs of a device, but for its expansion ROM, which does not keep a port from a device.

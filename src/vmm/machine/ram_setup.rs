@@ -1,6 +1,7 @@
 //! Makes RAM present, and maps it for the guest's devices, in parallel to the rest of the set-up.
 
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::guest_event::{GuestEvent, Notifier};
@@ -21,6 +22,17 @@ pub(super) struct RamSetup {
     throttle: Arc<PopulateThrottle>,
     /// Bytes that may still be unmapped when the guest starts.
     left_at_start: u64,
+}
+
+/// Makes the thread map RAM.
+pub(super) struct RamMapper(Option<Sender<Arc<Dma>>>);
+
+impl RamMapper {
+    /// Makes the thread map RAM through `dma`.
+    pub fn map(self, dma: &Arc<Dma>) {
+        // If the thread has ended, `check` returns the reason.
+        let _ = self.0.map(|sender| sender.send(Arc::clone(dma)));
+    }
 }
 
 impl RamSetup {
@@ -75,11 +87,20 @@ impl RamSetup {
         self.throttle.pause()
     }
 
-    /// Makes the thread map RAM through `dma`.
-    pub fn map(&mut self, dma: Arc<Dma>) {
-        if let Some(prefault) = &mut self.prefault {
-            prefault.map(dma);
-        }
+    /// What makes the thread map RAM. Of use once.
+    pub fn mapper(&mut self) -> RamMapper {
+        RamMapper(self.prefault.as_mut().and_then(Prefault::mapper))
+    }
+
+    /// What [`RamSetup::pause`] uses, for another thread.
+    pub fn throttle(&self) -> Arc<PopulateThrottle> {
+        Arc::clone(&self.throttle)
+    }
+
+    /// Whether the guest may start before any RAM is mapped.
+    pub fn starts_unmapped(&self) -> bool {
+        let size = self.prefault.as_ref().map_or(0, Prefault::size);
+        size <= self.left_at_start
     }
 
     /// Waits until the guest may start.

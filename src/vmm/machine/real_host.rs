@@ -34,7 +34,7 @@ use crate::plug::{AddError, AddRequest};
 use crate::stats::Stats;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::open::candidate::{self, Candidate};
-use crate::vfio::open::{DeviceSet, Opened, VfioError};
+use crate::vfio::open::{DeviceSet, VfioError};
 
 /// How often the wait for the maps of the first devices looks whether it goes on.
 const LOOK: Duration = Duration::from_millis(50);
@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct RealHost {
     /// The empty root ports that the guest has at the start.
     ports: PortsConfig,
-    set: DeviceSet,
+    set: Arc<DeviceSet>,
     pub maps: Arc<Maps>,
     space: Arc<AddressSpace>,
     ram: Arc<Ram>,
@@ -57,19 +57,15 @@ pub(crate) struct RealHost {
 }
 
 impl RealHost {
-    /// The host of a VM with this configuration. `began` are the devices that the guest begins
-    /// with, which are in `set`, and their maps.
+    /// The host of a VM with this configuration. The devices with which the guest begins are in
+    /// `set`, or come into it.
     pub fn new(
         (vm, platform): (&Vm, &Platform),
         config: &VmConfig,
-        (set, began): (DeviceSet, Option<(&Opened, &Arc<Dma>)>),
+        set: Arc<DeviceSet>,
         stats: &Arc<Stats>,
     ) -> Arc<Self> {
         let maps = Maps::new(Arc::clone(&vm.space));
-        // The IOMMU maps memory for all of the open devices.
-        if let Some((opened, dma)) = began {
-            maps.join(dma, opened.devices.len());
-        }
         let ports = config.ports;
         if ports.count > 0 {
             set.prepare();

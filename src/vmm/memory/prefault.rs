@@ -151,6 +151,16 @@ impl Prefault {
         let _ = self.dma.take().map(|sender| sender.send(dma));
     }
 
+    /// What [`Prefault::map`] sends by, for another thread. `None` if it was used.
+    pub fn mapper(&mut self) -> Option<Sender<Arc<Dma>>> {
+        self.dma.take()
+    }
+
+    /// Bytes of RAM.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Waits until at most `left` bytes are still to be mapped, and shows a progress bar if that
     /// takes long.
     ///

@@ -22,7 +22,8 @@ pub enum Kind {
     Api,
     /// Answers queries of `--api-socket`.
     Queries,
-    /// Makes the changes that `--api-socket` asks for, such as adding a device.
+    /// Makes the changes that `--api-socket` asks for, such as adding a device; opens the devices
+    /// with which the guest begins.
     Changes,
 }
 

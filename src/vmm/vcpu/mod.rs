@@ -6,6 +6,7 @@
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
 //! | [`pause`] | where the threads wait while the guest is paused |
+//! | [`devices_open`] | where a vCPU waits for devices that are not open yet |
 //! | `vcpu_thread` | a thread, to interrupt it |
 //! | [`run_page`] | the page that KVM shares with a running vCPU |
 //! | `broken` | words for the exits that end a run |
@@ -17,6 +18,7 @@
 
 pub(crate) mod broken;
 pub mod cpuid;
+pub mod devices_open;
 pub mod error;
 pub mod exit_loop;
 mod machine_check;

@@ -6,6 +6,10 @@
 //!
 //! A pause lasts until it is ended. If the guest is reset meanwhile, the vCPUs of its next boot
 //! wait before their first instruction.
+//!
+//! A freeze stops the other vCPUs while one waits for a device for long
+//! ([`super::devices_open::DevicesOpen`]). It ends when all have come here, so that each tells its
+//! guest of the time that was lost before any goes on.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -55,14 +59,33 @@ struct State {
     /// the exit loop set, so it does not run either.
     stopped: bool,
     stopping: bool,
+    freeze: Freeze,
     threads: Vec<VcpuThread>,
-    /// Threads that wait for the end of the pause.
+    /// Threads that wait for the end of the pause or of the freeze.
     waiting: usize,
+}
+
+/// Whether the vCPUs are frozen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Freeze {
+    #[default]
+    None,
+    /// Until the wait for a device is over.
+    Frozen,
+    /// Until all vCPUs have left their exits.
+    Ending,
 }
 
 impl State {
     fn running(&self) -> usize {
         self.threads.len().saturating_sub(self.waiting)
+    }
+
+    /// Ends a freeze for whose end nobody is waited for any more.
+    fn end_freeze(&mut self) {
+        if self.freeze == Freeze::Ending && self.running() == 0 {
+            self.freeze = Freeze::None;
+        }
     }
 }
 
@@ -72,8 +95,8 @@ pub struct Membership<'a>(&'a PausePoint);
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
         let this = VcpuThread::this();
-        self.0.lock().threads.retain(|thread| *thread != this);
-        self.0.changed.notify_all();
+        self.0
+            .change(|state| state.threads.retain(|thread| *thread != this));
     }
 }
 
@@ -85,7 +108,13 @@ impl PausePoint {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let leave = state.paused || state.stopping;
+        self.update(&mut state);
+    }
+
+    /// Sets the flag of the exit loop, and wakes those who wait.
+    fn update(&self, state: &mut State) {
+        state.end_freeze();
+        let leave = state.paused || state.stopping || state.freeze != Freeze::None;
         self.leave.store(leave, Ordering::Release);
         self.changed.notify_all();
     }
@@ -101,22 +130,43 @@ impl PausePoint {
         Membership(self)
     }
 
-    /// Waits until the pause is over; returns `false` if the vCPUs are being stopped. To be called
-    /// by a vCPU's thread that has left its loop.
+    /// Waits until the pause and the freeze are over; returns `false` if the vCPUs are being
+    /// stopped. To be called by a vCPU's thread that has left its loop.
     pub fn wait(&self) -> bool {
         let mut state = self.lock();
         state.waiting += 1;
-        self.changed.notify_all();
-        let over = |state: &mut State| state.paused && !state.stopping;
-        let wait = self.changed.wait_while(state, over);
+        self.update(&mut state);
+        let stays =
+            |state: &mut State| (state.paused || state.freeze != Freeze::None) && !state.stopping;
+        let wait = self.changed.wait_while(state, stays);
         let mut state = wait.unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
         !state.stopping
     }
 
-    /// The vCPUs are about to start.
+    /// The vCPUs are about to start. A freeze was that of the boot before.
     pub fn begin(&self) {
-        self.change(|state| state.stopping = false);
+        self.change(|state| (state.stopping, state.freeze) = (false, Freeze::None));
+    }
+
+    /// Freezes the vCPUs until [`PausePoint::thaw`], because the calling one waits for a device.
+    /// Does not wait for them. To be called again from time to time: a signal that arrives just
+    /// before KVM_RUN is lost.
+    pub fn freeze(&self) {
+        self.change(|state| state.freeze = Freeze::Frozen);
+        let state = self.lock();
+        if state.running() > 1 {
+            state.threads.iter().for_each(VcpuThread::kick);
+        }
+    }
+
+    /// Ends a freeze, once each vCPU has come here. Does not wait for that.
+    pub fn thaw(&self) {
+        self.change(|state| {
+            if state.freeze == Freeze::Frozen {
+                state.freeze = Freeze::Ending;
+            }
+        });
     }
 
     /// The vCPUs must stop, paused or not. The caller interrupts their threads.

@@ -8,6 +8,7 @@ use crate::counters::exits::Exits;
 use crate::guest_event::Notifier;
 use crate::memory::dma_ready::DmaReady;
 use crate::sys::bus_error::Area;
+use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::pause::PausePoint;
 
 /// The parts of the VM that an exit may need.
@@ -20,6 +21,9 @@ pub struct Shared {
     /// Blocks a vCPU that enables bus mastering until all RAM is mapped for DMA; released when the
     /// vCPUs are stopped.
     pub dma_ready: Arc<DmaReady>,
+    /// Blocks a vCPU that accesses a device before all are open; released when the vCPUs are
+    /// stopped.
+    pub devices_open: Arc<DevicesOpen>,
     /// Where the vCPUs wait during a pause.
     pub pause: Arc<PausePoint>,
     /// Gets an event when a vCPU cannot go on.

@@ -11,6 +11,7 @@ use crate::guest_event::GuestEvent;
 use crate::memory::dma_ready::DmaReady;
 use crate::sandbox::{self, Confined, Kind, Mode};
 use crate::vcpu::Vcpu;
+use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::pause::PausePoint;
@@ -23,6 +24,7 @@ pub struct Running {
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
     dma_ready: Arc<DmaReady>,
+    devices_open: Arc<DevicesOpen>,
     /// Empties the ring of coalesced writes.
     server: Option<JoinHandle<()>>,
 }
@@ -51,6 +53,7 @@ impl Running {
             ended: Arc::default(),
             threads: Vec::new(),
             dma_ready: Arc::clone(&shared.dma_ready),
+            devices_open: Arc::clone(&shared.devices_open),
             server: None,
         };
         if let Err(e) = running.start_threads(vcpus, shared) {
@@ -108,6 +111,7 @@ impl Running {
         // The pause comes first: a vCPU that is released from a wait must leave its loop at once.
         self.pause.stop();
         self.dma_ready.set_stopping(true);
+        self.devices_open.set_stopping(true);
         while self.kick() {
             thread::sleep(KICK_AGAIN);
         }
@@ -116,6 +120,7 @@ impl Running {
             thread::sleep(KICK_AGAIN);
         }
         self.dma_ready.set_stopping(false);
+        self.devices_open.set_stopping(false);
         self.server
             .take()
             .map_or(Ok(()), JoinHandle::join)

@@ -10,6 +10,7 @@ use crate::config::device::DeviceConfig;
 use crate::config::slots;
 use crate::hostinfo::device_node::device_node;
 use crate::hostinfo::holders::Holders;
+use crate::hostinfo::iova::Reach;
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
@@ -38,6 +39,16 @@ impl Candidate {
     /// The host's name of the device.
     pub fn name(&self) -> HostName {
         self.name
+    }
+
+    /// The device's directory in sysfs.
+    pub fn dir(&self) -> &Path {
+        &self.path
+    }
+
+    /// The I/O addresses that the device's IOMMU can map, as far as `sysfs` tells.
+    pub fn reach(&self, sysfs: &Sysfs) -> Reach {
+        Reach::of_group(sysfs, &self.path, self.group)
     }
 
     /// Whether another process has opened the device's own node.

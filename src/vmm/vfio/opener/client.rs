@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The time for which a close is waited for after another call was given up: a reset of a function
 /// takes a tenth of a second.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(500);
+/// The time for which a call that opens or resets a device is waited for after the user has ended
+/// the run: a reset of a bus takes somewhat more than a second.
+const AFTER_THE_END: Duration = Duration::from_secs(3);
 
 /// How long a look at other processes is waited for.
 const LOOKING: Duration = Duration::from_secs(3);
@@ -43,6 +46,8 @@ pub struct Opener {
     limit: Duration,
     /// Whether the vCPUs stop. A call that a vCPU waits for has no limit before.
     stopping: AtomicBool,
+    /// When the user has ended the run.
+    ended: OnceLock<Instant>,
     /// Calls that have not ended in time. Some may have ended since.
     given_up: Mutex<Vec<Waiting>>,
 }
@@ -122,6 +127,7 @@ impl Opener {
             calls,
             limit,
             stopping: AtomicBool::new(false),
+            ended: OnceLock::new(),
             given_up: Mutex::default(),
         }
     }
@@ -129,6 +135,17 @@ impl Opener {
     /// How long a call is waited for.
     pub fn limit(&self) -> Duration {
         self.limit
+    }
+
+    /// Whether another process makes the calls, so that this one may end during a call.
+    pub fn is_apart(&self) -> bool {
+        matches!(self.way, Way::Process(_))
+    }
+
+    /// Says that the user has ended the run, perhaps while devices are still being opened: no call
+    /// that opens or resets one is waited for much longer.
+    pub fn give_up_soon(&self) {
+        self.ended.get_or_init(Instant::now);
     }
 
     /// Opens a node that is needed for a device.
@@ -346,7 +363,10 @@ impl Opener {
         };
         let (mut caller, mut told) = (None, false);
         loop {
-            let left = limit.saturating_sub(begun.elapsed());
+            let mut left = limit.saturating_sub(begun.elapsed());
+            if let (Patience::Limited, Some(since)) = (patience, self.ended.get()) {
+                left = left.min(AFTER_THE_END.saturating_sub(since.elapsed()));
+            }
             if left.is_zero() && patience == Patience::Looking {
                 // No device waits for it.
                 return Err(io::ErrorKind::TimedOut.into());
@@ -357,7 +377,7 @@ impl Opener {
                     call: request.name(),
                     does: request.does(),
                     caller,
-                    waited: limit,
+                    waited: limit.min(begun.elapsed()),
                 };
                 if patience != Patience::Running || self.stopping.load(Ordering::Acquire) {
                     let waiting = waiting();
@@ -371,7 +391,8 @@ impl Opener {
             }
             let slice = match patience {
                 Patience::Running => LOOK,
-                Patience::Limited | Patience::Ending | Patience::Looking => left,
+                Patience::Limited => left.min(LOOK),
+                Patience::Ending | Patience::Looking => left,
             };
             if !ready(answers.as_fd(), PollFlags::IN, Some(slice)) {
                 continue;

@@ -375,3 +375,25 @@ fn a_confined_process_gets_only_its_own() {
         }
     }));
 }
+
+/// A run that the user ends while a device is opened waits for the opening for a moment only.
+#[test]
+fn a_run_that_is_over_gives_an_opening_up() {
+    assert!(in_one_thread(|| {
+        let limit = Duration::from_secs(60);
+        let opener = Opener::start(limit, Arc::new(Pipes), &[], || {}).unwrap();
+        let opener = Arc::new(opener);
+        let (device, _other) = pipe();
+        let ends = Arc::clone(&opener);
+        let begun = Instant::now();
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            ends.give_up_soon();
+        });
+        let waiting = sleeping(opener.reset(DEVICE, &device));
+        let most = Duration::from_secs(20);
+        assert!(begun.elapsed() < most && waiting.waited < most);
+        assert_eq!(waiting.device, DEVICE);
+        end.join().unwrap();
+    }));
+}
