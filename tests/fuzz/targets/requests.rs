@@ -58,7 +58,7 @@ fn is_request(bytes: &[u8]) -> bool {
         1 => !rest.contains(&0),
         2 => matches!(rest.len(), 0 | 16),
         3 => rest.len() == 4,
-        4..=6 | 8 | 10 => true,
+        4..=6 | 8 | 10 | 13 => true,
         7 => rest.len() >= 8,
         11 => rest
             .get(4..)
