@@ -71,7 +71,8 @@ fn check(outcome: &Outcome) -> Result<()> {
     let pairs: Vec<_> = words.chunks(2).collect();
     let count = |number: &str, kind: &str| {
         let own = pairs.iter().filter(|pair| pair[0] == number);
-        own.filter(|pair| pair.get(1).is_some_and(|name| name.contains(kind))).count()
+        own.filter(|pair| pair.get(1).is_some_and(|name| name.contains(kind)))
+            .count()
     };
     let known = [
         count("3", "/dev/null"),

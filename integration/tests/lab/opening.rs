@@ -93,7 +93,9 @@ fn nothing_was_done(outcome: &Outcome) -> Result<()> {
     let all = all.join("\n");
     let holder = format!("process {holder} (mini-vmm) has it open");
     for word in [&HELD.bdf()[..], &holder, "hint: "] {
-        expect(all.contains(word), || format!("{word:?} is not said: {all}"))?;
+        expect(all.contains(word), || {
+            format!("{word:?} is not said: {all}")
+        })?;
     }
     let looks: Vec<_> = outcome.transcript.lab("looks").collect();
     expect(looks == ["1 mastered 0"], || {
