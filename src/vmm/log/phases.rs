@@ -89,8 +89,8 @@ pub struct Phases {
 
 #[derive(Default)]
 struct Shared {
-    /// Whether the guest runs. From then on, a phase whose name is already known belongs to a later
-    /// boot, and is not kept.
+    /// Whether the guest runs. From then on, a phase that is already known, by its name and its
+    /// device, belongs to a later boot, and is not kept.
     over: AtomicBool,
     phases: Mutex<Vec<Phase>>,
 }
@@ -109,10 +109,11 @@ impl Phases {
         self.clock
     }
 
-    fn has(&self, name: &str) -> bool {
+    fn has(&self, name: &str, device: Option<&str>) -> bool {
         let phases = self.shared.phases.lock();
         let phases = phases.unwrap_or_else(PoisonError::into_inner);
-        phases.iter().any(|phase| phase.name == name)
+        let mut phases = phases.iter();
+        phases.any(|phase| phase.name == name && phase.device.as_deref() == device)
     }
 
     /// The phases that have ended, in the order of their beginnings.
@@ -140,14 +141,15 @@ impl Visit for Open {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Phases {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if self.shared.over.load(Ordering::Relaxed) && self.has(attributes.metadata().name()) {
-            return;
-        }
         let mut open = Open {
             device: None,
             start_us: self.clock.at(Instant::now()),
         };
         attributes.record(&mut open);
+        let name = attributes.metadata().name();
+        if self.shared.over.load(Ordering::Relaxed) && self.has(name, open.device.as_deref()) {
+            return;
+        }
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(open);
         }
@@ -210,6 +212,9 @@ mod tests {
             let beside = phase!("beside the guest");
             drop(phase!("inside of it"));
             drop(beside);
+            // The first is known, the second is another device of the first boot.
+            drop(phase!("open_device", "0000:00:05.0"));
+            drop(phase!("open_device", "0000:00:06.0"));
             drop(phase!("outer"));
             drop(phase!(FIRST_RUN));
         });
@@ -222,9 +227,11 @@ mod tests {
                 "open_device",
                 FIRST_RUN,
                 "beside the guest",
-                "inside of it"
+                "inside of it",
+                "open_device"
             ]
         );
+        assert_eq!(list[5].device.as_deref(), Some("0000:00:06.0"));
         assert_eq!(list[1].device.as_deref(), Some("0000:00:05.0"));
         assert_eq!(list[0].device, None);
         assert!(list[1].end_us - list[1].start_us >= 2000);
