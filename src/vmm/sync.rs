@@ -34,6 +34,14 @@ mod checked {
         ///
         /// # Errors
         /// A thread has panicked with the lock.
+        pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+            self.0.wait(guard)
+        }
+
+        /// As of the standard library.
+        ///
+        /// # Errors
+        /// A thread has panicked with the lock.
         pub fn wait_while<'a, T>(
             &self,
             mut guard: MutexGuard<'a, T>,

@@ -8,8 +8,8 @@
 //! wait before their first instruction.
 //!
 //! A freeze stops the other vCPUs while one waits for a device for long
-//! ([`super::devices_open::DevicesOpen`]). It ends when all have come here, so that each tells its
-//! guest of the time that was lost before any goes on.
+//! ([`super::devices_open::DevicesOpen`]). It ends after that wait, once all have come here: each
+//! tells its guest of the time that was lost before any goes on.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The time after which the signal is sent again: the first is lost if it arrives just before
 /// KVM_RUN.
 const KICK_AGAIN: Duration = Duration::from_micros(200);
+/// The same while a freeze ends.
+const FREEZE_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a guest is not paused, or does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,14 +134,26 @@ impl PausePoint {
 
     /// Waits until the pause and the freeze are over; returns `false` if the vCPUs are being
     /// stopped. To be called by a vCPU's thread that has left its loop.
+    ///
+    /// While a freeze ends, those that wait here interrupt the others again: nobody else does once
+    /// the devices are open.
     pub fn wait(&self) -> bool {
         let mut state = self.lock();
         state.waiting += 1;
         self.update(&mut state);
-        let stays =
-            |state: &mut State| (state.paused || state.freeze != Freeze::None) && !state.stopping;
-        let wait = self.changed.wait_while(state, stays);
-        let mut state = wait.unwrap_or_else(PoisonError::into_inner);
+        while (state.paused || state.freeze != Freeze::None) && !state.stopping {
+            if state.freeze != Freeze::Ending {
+                let wait = self.changed.wait(state);
+                state = wait.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let wait = self.changed.wait_timeout(state, FREEZE_AGAIN);
+            let (again, time) = wait.unwrap_or_else(PoisonError::into_inner);
+            if time.timed_out() {
+                again.threads.iter().for_each(VcpuThread::kick);
+            }
+            state = again;
+        }
         state.waiting -= 1;
         !state.stopping
     }
@@ -228,12 +242,19 @@ impl PausePoint {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::AtomicU64;
     use std::thread;
 
+    use rustix::time::Timespec;
     use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
     use super::*;
+
+    const LONG: Timespec = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
+    };
 
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
@@ -293,6 +314,34 @@ mod tests {
         assert!(point.leave().load(Ordering::Acquire));
         point.resume().unwrap();
         assert!(!point.leave().load(Ordering::Acquire));
+    }
+
+    /// The signal of a freeze comes just before a thread sleeps as in KVM_RUN, and the devices are
+    /// open at once.
+    #[test]
+    fn a_freeze_ends_although_its_signal_is_lost() {
+        register_signal_handler(SIGRTMIN(), nothing).unwrap();
+        let point = PausePoint::default();
+        let (joined, frozen) = (Barrier::new(2), Barrier::new(2));
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _member = point.join();
+                joined.wait();
+                frozen.wait();
+                // A signal ends the sleep; `poll` is never begun again (signal(7)).
+                let mut none = [];
+                let _ = rustix::event::poll(&mut none, Some(&LONG));
+                assert!(point.wait());
+            });
+            let _member = point.join();
+            joined.wait();
+            point.freeze();
+            point.thaw();
+            frozen.wait();
+            assert!(point.wait());
+        });
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
