@@ -92,7 +92,9 @@ impl DeviceSet {
     /// # Errors
     /// The first step that fails. Everything that was open is closed again.
     pub fn begin(&self, candidates: &[Candidate]) -> Result<Begun, VfioError> {
-        leftover::wait_out(self.opener.limit(), || self.begin_once(candidates))
+        let opener = &self.opener;
+        let ended = || opener.gives_up();
+        leftover::wait_out(opener.limit(), ended, || self.begin_once(candidates))
     }
 
     fn begin_once(&self, candidates: &[Candidate]) -> Result<Begun, VfioError> {
@@ -125,7 +127,9 @@ impl DeviceSet {
     /// # Errors
     /// The first device that cannot be opened. The devices close with `begun`.
     pub fn finish(&self, begun: &Begun) -> Result<Opened, VfioError> {
-        leftover::wait_out(self.opener.limit(), || {
+        let opener = &self.opener;
+        let ended = || opener.gives_up();
+        leftover::wait_out(opener.limit(), ended, || {
             let mut known = self.known();
             match &begun.0 {
                 Way::Container(joined) => joined.open(&mut known.containers),

@@ -13,13 +13,14 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How often the device is tried meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Does `open`, again while nobody but guardians of ended runs has the device, and no longer than
-/// `limit`.
+/// Does `open`, again while nobody but guardians of ended runs has the device, no longer than
+/// `limit`, and not once the user has ended the run (`ended`).
 ///
 /// # Errors
 /// Those of `open`.
 pub(super) fn wait_out<T>(
     limit: Duration,
+    ended: impl Fn() -> bool,
     open: impl Fn() -> Result<T, VfioError>,
 ) -> Result<T, VfioError> {
     let limit = limit.min(LIMIT);
@@ -27,7 +28,7 @@ pub(super) fn wait_out<T>(
     let mut told = false;
     loop {
         let error = match open() {
-            Err(error) if begun.elapsed() < limit => error,
+            Err(error) if begun.elapsed() < limit && !ended() => error,
             outcome => return outcome,
         };
         let leftovers = error.holders().filter(|all| all.are_leftovers());
@@ -134,22 +135,23 @@ mod tests {
         // The run lives: the device is refused at once.
         let (run, guardian) = run_with_guardian(Duration::from_millis(200));
         let begun = Instant::now();
-        assert!(wait_out(LONG, || open(guardian)).is_err());
+        assert!(wait_out(LONG, || false, || open(guardian)).is_err());
         assert!(begun.elapsed() < LONG / 10);
         // The run ends, and its guardian a little later.
         end(run, guardian);
-        assert!(wait_out(LONG, || open(guardian)).is_ok());
+        assert!(wait_out(LONG, || true, || open(guardian)).is_err());
+        assert!(wait_out(LONG, || false, || open(guardian)).is_ok());
         assert!(begun.elapsed() < LONG / 5);
         // A call that takes longer than the limit is an error.
         let (run, guardian) = run_with_guardian(LONG / 6);
         end(run, guardian);
         let begun = Instant::now();
-        assert!(wait_out(Duration::from_millis(300), || open(guardian)).is_err());
+        assert!(wait_out(Duration::from_millis(300), || false, || open(guardian)).is_err());
         assert!(begun.elapsed() >= Duration::from_millis(300));
         // Another error is none of this.
         let other = || Err::<(), _>(VfioError::Thread);
         let begun = Instant::now();
-        assert!(wait_out(LONG, other).is_err());
+        assert!(wait_out(LONG, || false, other).is_err());
         assert!(begun.elapsed() < LONG / 10);
     }
 }

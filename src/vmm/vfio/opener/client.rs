@@ -148,6 +148,17 @@ impl Opener {
         self.ended.get_or_init(Instant::now);
     }
 
+    /// Whether the user has ended the run.
+    pub fn gives_up(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
+    /// How long a call is waited for because the user has ended the run.
+    fn left(&self) -> Option<Duration> {
+        let since = self.ended.get()?;
+        Some(AFTER_THE_END.saturating_sub(since.elapsed()))
+    }
+
     /// Opens a node that is needed for a device.
     ///
     /// # Errors
@@ -331,6 +342,13 @@ impl Opener {
         files: &[BorrowedFd<'_>],
         patience: Patience,
     ) -> io::Result<Option<OwnedFd>> {
+        if patience == Patience::Limited
+            && self.is_apart()
+            && self.left().is_some_and(|left| left.is_zero())
+        {
+            // It would be given up at once, and would count as one that sleeps.
+            return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+        }
         debug!(device, "{} by another process", request.name());
         // Without that process, which somebody may have ended, this one makes the call.
         if let Way::Process(socket) = &self.way
@@ -364,8 +382,8 @@ impl Opener {
         let (mut caller, mut told) = (None, false);
         loop {
             let mut left = limit.saturating_sub(begun.elapsed());
-            if let (Patience::Limited, Some(since)) = (patience, self.ended.get()) {
-                left = left.min(AFTER_THE_END.saturating_sub(since.elapsed()));
+            if patience == Patience::Limited {
+                left = left.min(self.left().unwrap_or(left));
             }
             if left.is_zero() && patience == Patience::Looking {
                 // No device waits for it.
@@ -447,4 +465,33 @@ fn ask(socket: &Packets, request: &Request, files: &[BorrowedFd<'_>]) -> io::Res
 fn opened(outcome: io::Result<Option<OwnedFd>>) -> io::Result<File> {
     let file = outcome?.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
     Ok(File::from(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoCalls;
+
+    impl Calls for NoCalls {
+        fn make(&self, _: &Request, _: Vec<File>) -> io::Result<Option<OwnedFd>> {
+            panic!("the other process makes the calls")
+        }
+    }
+
+    #[test]
+    fn a_call_long_after_the_end_is_not_made() {
+        let (ours, theirs) = Packets::pair().unwrap();
+        let opener = Opener::by(
+            Way::Process(ours),
+            Arc::new(NoCalls),
+            Duration::from_secs(60),
+        );
+        let long_ago = Instant::now().checked_sub(AFTER_THE_END);
+        opener.ended.set(long_ago.unwrap()).unwrap();
+        let e = opener.open("0000:01:00.0", "/dev/null").unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ECANCELED));
+        assert!(!opener.is_stuck());
+        assert!(!ready(theirs.as_fd(), PollFlags::IN, Some(Duration::ZERO)));
+    }
 }
