@@ -168,22 +168,35 @@ impl Lifecycle {
         })
     }
 
+    fn take(&self) -> Option<End> {
+        let outcome = self.outcome.lock();
+        outcome.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Waits until something ends the run.
     ///
     /// # Errors
     /// When waiting itself fails.
     pub fn wait(&mut self) -> io::Result<End> {
         loop {
-            if let Some(end) = self
-                .outcome
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-            {
+            if let Some(end) = self.take() {
                 return Ok(end);
             }
             self.manager.run().map_err(broken)?;
         }
+    }
+
+    /// Waits for so many milliseconds at most, and perhaps for less, until something ends the run.
+    ///
+    /// # Errors
+    /// When waiting itself fails.
+    pub fn wait_ms(&mut self, time: u16) -> io::Result<Option<End>> {
+        if let Some(end) = self.take() {
+            return Ok(Some(end));
+        }
+        let wait = self.manager.run_with_timeout(time.into());
+        wait.map_err(broken)?;
+        Ok(self.take())
     }
 }
 

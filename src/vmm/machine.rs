@@ -14,8 +14,8 @@
 //! | `plugged` | devices that come and go while the guest runs |
 //! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
-//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
-//! machine, it boots again.
+//! [`Machine::run`] then gives every BAR an address, if the devices are open, and starts the vCPUs.
+//! When the guest resets the machine, it boots again.
 
 mod at_start;
 mod capabilities;
@@ -50,7 +50,7 @@ use std::sync::{Arc, Weak};
 pub use error::MachineError;
 pub use later_devices::mappable;
 use pci::Bdf;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
@@ -67,7 +67,7 @@ use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::machine::at_start::{Chosen, Start};
 use crate::machine::create::create_vm;
 use crate::machine::early::Early;
-use crate::machine::ends::exit_of;
+use crate::machine::ends::{end_with, exit_of, wait_for_end};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{First, check_calls, open_beside};
 use crate::machine::opening::Opening;
@@ -84,7 +84,7 @@ use crate::phase;
 use crate::plug::HotPlug;
 use crate::plug::host_side::{Claims, HostSide};
 use crate::stats::Stats;
-use crate::sys::{bus_error, notify};
+use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::shared::Shared;
@@ -357,10 +357,7 @@ impl Machine {
             let mut running = self.start()?;
             drop(paused);
             self.run_controls.events.boot();
-            if let Err(e) = notify::ready() {
-                warn!("the service manager is not told that the guest runs: {e}");
-            }
-            let end = lifecycle.wait();
+            let end = wait_for_end(lifecycle, &self.run_controls.devices_open);
             self.opener.set_stopping(true);
             if matches!(end, Ok(End::Signal(_) | End::Quit)) {
                 self.opener.give_up_soon();
@@ -375,11 +372,7 @@ impl Machine {
             info!("writes without an exit: {coalesced}");
             let end = end.map_err(MachineError::Loop)?;
             if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
-                if exit != Exit::Asked {
-                    // The guest may have ended before a device is refused.
-                    self.opening.iter_mut().try_for_each(Opening::finish)?;
-                }
-                return Ok(exit);
+                return end_with(exit, self.opening.as_ref(), lifecycle);
             }
             self.reset()?;
         }
@@ -464,6 +457,9 @@ impl Machine {
     /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
         // Before anything that waits for the devices.
+        if self.opening.as_ref().is_some_and(Opening::goes_on) {
+            self.opener.give_up_soon();
+        }
         self.opening = None;
         self.plugged.stop();
         self.plugged.devices.detach(&self.platform.root);

@@ -8,6 +8,7 @@ use iced_x86::code_asm::{al, byte_ptr, eax};
 use vmm::config::device::{DeviceConfig, PortChoice};
 use vmm::control::{ControlRequest, RunState};
 use vmm::machine::Exit;
+use vmm::plug::AddError;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
@@ -38,6 +39,9 @@ pub const TESTS: &[Test] = tests![
     a_frozen_guest_is_reset,
     a_pause_does_not_disturb_a_freeze,
     an_add_waits,
+    an_add_ends_with_its_client_and_with_the_run,
+    a_wait_behind_an_empty_port_counts,
+    the_user_ends_a_run_whose_guest_has_ended,
 ];
 
 /// How long a test looks at what must not happen.
@@ -247,12 +251,19 @@ fn check_refused(exit: Result<Exit, vmm::machine::MachineError>) {
 
 fn a_failure_ends_a_guest_that_waits() {
     let (device, opens) = one();
-    let ended = Vm::new(looks_once()).opens(&opens).run_beside(|live| {
+    let vm = Vm::new(looks_once()).opens(&opens).measured();
+    let ended = vm.run_beside(|live| {
         waits(live, &format!("{ID:08x}"));
         opens.fail();
     });
     check_refused(ended.exit);
     assert_eq!(ended.text, "looks\n");
+    // Registers have names without the devices.
+    let registers = &ended.report.exits.registers;
+    assert!(
+        registers.iter().any(|register| register.range.is_some()),
+        "{registers:?}"
+    );
     assert!(device.calls().is_empty());
 }
 
@@ -477,4 +488,59 @@ fn an_add_waits() {
         live.press_key();
     });
     ended.powered_off();
+}
+
+fn an_add_ends_with_its_client_and_with_the_run() {
+    let (_, opens) = one();
+    let mut added = FakeDevice::new();
+    added.name = "0000:03:00.0";
+    let added = added.into_arc();
+    let host = Arc::new(PlugHost::new(&[&added]));
+    let mut g = Asm::new();
+    g.print("waits\n").hang();
+    let vm = Vm::new(g).ports("1,io=on").host(&host).opens(&opens);
+    let ended = vm.run_beside(|live| {
+        live.wait_for("waits\n");
+        let add = |gone: bool| live.control.add(&request(&[added.name]), &|| gone);
+        let refused = add(true).unwrap_err();
+        assert!(matches!(refused, AddError::Gone), "{refused}");
+        thread::scope(|scope| {
+            let adding = scope.spawn(|| add(false));
+            thread::sleep(A_WHILE);
+            opens.fail();
+            let refused = adding.join().unwrap().unwrap_err();
+            assert!(matches!(refused, AddError::Ended), "{refused}");
+        });
+    });
+    check_refused(ended.exit);
+    assert!(host.steps().is_empty(), "{:?}", host.steps());
+}
+
+/// One latch holds for all devices: the wait counts for the first.
+fn a_wait_behind_an_empty_port_counts() {
+    let (_, opens) = one();
+    let mut g = Asm::new();
+    g.print("looks\n");
+    let port = g.cfg_address((1, 0, 0), 0);
+    g.input(Width::Dword, port).print("found\n").power_off();
+    let vm = Vm::new(g).ports("1,io=on").opens(&opens).measured();
+    let ended = vm.run_beside(|live| {
+        waits(live, "found");
+        opens.open();
+    });
+    let waited = Duration::from_micros(ended.report.devices[0].waited_us);
+    assert!((A_WHILE..SOON).contains(&waited), "{waited:?}");
+    assert_eq!(ended.powered_off(), "looks\nfound\n");
+}
+
+fn the_user_ends_a_run_whose_guest_has_ended() {
+    let (_, opens) = one();
+    let mut g = Asm::new();
+    g.print("ends\n").power_off();
+    let ended = Vm::new(g).opens(&opens).run_beside(|live| {
+        live.wait_for("ends\n");
+        thread::sleep(A_WHILE);
+        live.quit();
+    });
+    assert!(matches!(ended.exit, Ok(Exit::Asked)), "{:?}", ended.exit);
 }

@@ -191,22 +191,31 @@ impl Plugged {
         self.devices.attach(device, address, options, &to)
     }
 
-    /// Does what firmware does before it starts the guest, and resets the devices that opening has
-    /// not reset.
+    /// Does what firmware does before it starts the guest, or before the guest's first access to a
+    /// device, and resets the devices that opening has not reset.
     ///
     /// # Errors
     /// The BARs do not fit, or a device does not answer.
     pub fn set_up(&self, config: &VmConfig) -> Result<(), MachineError> {
         let layout = &self.resources.layout;
         self.devices.set_up(config, layout, &self.root)?;
-        let ports = self.devices.ports().iter().map(|port| port.bdf).collect();
-        // A weak reference: the root bus owns the statistics, so the statistics must not own
-        // anything that owns the root bus.
-        let devices = Arc::downgrade(&self.devices);
-        let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
-        self.stats
-            .set_named_ranges(named_ranges::lookup(named, ports, layout.ecam()));
+        self.name_registers();
         Ok(reset::before_first_boot(&self.devices.functions())?)
+    }
+
+    /// Lets reports name registers of the functions and ports that there are at their time.
+    fn name_registers(&self) {
+        // Weak references: the root bus owns the statistics, so the statistics must not own
+        // anything that owns the root bus.
+        let (devices, of) = (Arc::downgrade(&self.devices), Arc::downgrade(&self.devices));
+        let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
+        let ports = move || {
+            let ports = of.upgrade().map_or_else(Vec::new, |d| d.ports());
+            ports.iter().map(|port| port.bdf).collect()
+        };
+        let ecam = self.resources.layout.ecam();
+        self.stats
+            .set_named_ranges(named_ranges::lookup(named, ports, ecam));
     }
 
     /// Makes the devices functions of a guest that runs, all at once, and lets the guest access
@@ -229,6 +238,7 @@ impl Plugged {
     /// The bus has no address for a device.
     pub fn hold_accesses(&self, config: &VmConfig) -> Result<(), MachineError> {
         let held = Held::of(config)?;
+        self.name_registers();
         let (latch, stats) = (Arc::clone(&self.run.devices_open), Arc::clone(&self.stats));
         self.root.set_admission(move |target| {
             if latch.is_open() || !held.has(target) {
@@ -236,7 +246,7 @@ impl Plugged {
             }
             let begun = Instant::now();
             let open = latch.wait();
-            if let Some(device) = held.device(target) {
+            if let Some(device) = held.counted(target) {
                 stats.count_wait(device, begun.elapsed());
             }
             open
@@ -277,7 +287,15 @@ impl Held {
         at_port || self.device(target).is_some()
     }
 
-    /// The device for which an access waits: the first at its address, or behind a port.
+    /// The device for which a wait counts: the first at its address, or behind a port. One latch
+    /// holds for all devices, so that a wait for an empty port, or for an empty bus, counts for the
+    /// first device.
+    fn counted(&self, target: Target) -> Option<&str> {
+        let first = || self.devices.first().map(|(name, _)| name.as_str());
+        self.device(target).or_else(first)
+    }
+
+    /// The first device at this address, or behind a port.
     fn device(&self, target: Target) -> Option<&str> {
         let concerns = |address: &GuestAddress| match target.bus {
             0 => is_at(address.slot, target),

@@ -97,7 +97,7 @@ impl Devices {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an open device at `address`, before the guest runs.
+    /// Puts an open device at `address`, before the guest accesses any device.
     pub fn attach(
         &self,
         device: SharedDevice,
@@ -116,8 +116,8 @@ impl Devices {
                 (bdf, function, None)
             }
             Some(number) => {
-                let mut tree = self.tree();
-                let above = tree.ports.at(slot, options.path, to.root)?;
+                // Without the lock of the tree, which a report takes: the device is asked now.
+                let above = self.tree().ports.at(slot, options.path, to.root)?.clone();
                 options.position = Position::BehindPort(Arc::clone(above.port.upstream()));
                 let function = make(options)?;
                 to.root.add_behind(above.bdf, number, function.clone())?;
@@ -170,8 +170,8 @@ impl Devices {
         }
     }
 
-    /// Does what firmware does before it starts the guest: adds the empty root ports, and gives
-    /// every BAR and every port its addresses.
+    /// Does what firmware does before it starts the guest, or before the guest's first access to a
+    /// device: adds the empty root ports, and gives every BAR and every port its addresses.
     pub fn set_up(
         &self,
         config: &VmConfig,

@@ -48,6 +48,7 @@ impl Opening {
         let (tell, begun) = mpsc::channel();
         let (attach, to_attach) = mpsc::channel::<Attach>();
         let (begins, first) = (Arc::clone(&set), candidates.clone());
+        let over = Arc::clone(latch);
         let begin = move || begins.begin(&first);
         let finish = move |begun: Result<Begun, VfioError>| {
             let begun = match begun {
@@ -62,9 +63,9 @@ impl Opening {
             let _ = tell.send(Ok(begun.interface()));
             let opened = set.finish(&begun)?;
             match to_attach.recv() {
-                Ok(attach) => attach(opened),
-                // The machine is not made.
-                Err(_) => Ok(()),
+                Ok(attach) if !over.is_over() => attach(opened),
+                // The machine is not made, or the run is over.
+                Ok(_) | Err(_) => Ok(()),
             }
         };
         info!("the devices are opened beside the guest");
@@ -116,13 +117,10 @@ impl Opening {
         let _ = self.attach.take().map(|sender| sender.send(attach));
     }
 
-    /// Waits until the devices are open.
-    ///
-    /// # Errors
-    /// Why they cannot be opened. Told once.
-    pub fn finish(&mut self) -> Result<(), MachineError> {
-        self.join();
-        self.check()
+    /// Whether the devices are still being opened.
+    pub fn goes_on(&self) -> bool {
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|thread| !thread.is_finished())
     }
 
     fn join(&mut self) {

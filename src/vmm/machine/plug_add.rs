@@ -80,8 +80,7 @@ impl Plugged {
         gone: &dyn Fn() -> bool,
     ) -> Result<Added, AddError> {
         let _one = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wait_for_first_boot();
-        self.check(gone)?;
+        self.wait_for_first_boot(|| self.check(gone))?;
         if self.run.pause.is_paused() {
             return Err(AddError::Paused);
         }

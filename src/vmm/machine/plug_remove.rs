@@ -33,10 +33,10 @@ const LONGEST_BLINK: Duration = Duration::from_secs(7);
 
 impl Plugged {
     pub(super) fn remove_device(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
-        self.wait_for_first_boot();
-        if self.has_ended() {
-            return Err(RemoveError::Ended);
-        }
+        self.wait_for_first_boot(|| match self.has_ended() {
+            true => Err(RemoveError::Ended),
+            false => Ok(()),
+        })?;
         // As the user may write an address.
         let name = parse_address(&request.id);
         let id = name.map_or_else(|_| request.id.clone(), |name| name.to_string());

@@ -10,11 +10,12 @@
 //! | `maps` | the maps of guest memory, and how many devices use them |
 //! | `real_host` | the steps of an add on the running host |
 //!
-//! No vCPU waits for any of this: the lock that keeps changes apart is taken by the threads of
-//! requests, and by a reset of the VM, during which no vCPU runs.
+//! No vCPU waits for the lock that keeps changes apart: it is taken by the threads of requests, by
+//! the thread that opens devices beside the guest, and by a reset of the VM, when no vCPU runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use pci::{Bdf, RootBus};
 
@@ -35,6 +36,9 @@ use crate::run_events::RunEvent;
 use crate::stats::Stats;
 use crate::sys::descriptor::Descriptor;
 use crate::vfio::function::{VfioFunction, VmResources};
+
+/// How often a change that waits for the devices of the start looks whether anybody waits for it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The devices of a machine while it runs.
 pub(super) struct Plugged {
@@ -115,14 +119,23 @@ impl Plugged {
     }
 
     /// Waits until firmware has set the ports up and the devices are open with which the guest
-    /// begins, unless the run ends before.
-    pub fn wait_for_first_boot(&self) {
+    /// begins, unless the run ends before, or `check` fails.
+    ///
+    /// # Errors
+    /// That of `check`.
+    pub fn wait_for_first_boot<E>(&self, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         self.run.events.wait_for_boot_after(0);
-        self.run.devices_open.wait_over();
+        while !self.run.devices_open.wait_over(LOOK) {
+            check()?;
+        }
+        check()
     }
 
+    /// Whether the run is over, or ends because its devices cannot be opened.
     pub fn has_ended(&self) -> bool {
-        self.run.events.ended().is_some() || self.requests.are_over()
+        let open = &self.run.devices_open;
+        let failed = open.is_over() && !open.is_open();
+        failed || self.run.events.ended().is_some() || self.requests.are_over()
     }
 
     pub fn wanted(&self) -> MutexGuard<'_, Vec<String>> {

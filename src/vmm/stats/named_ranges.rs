@@ -46,13 +46,13 @@ impl NamedFunction {
 }
 
 /// Returns a closure that lists the ranges at the time of its call: for the functions that there
-/// are then, and these root ports. `ecam` has the configuration space of all buses.
+/// are then, and the root ports. `ecam` has the configuration space of all buses.
 pub fn lookup(
     functions: impl Fn() -> Vec<NamedFunction> + Send + Sync + 'static,
-    ports: Vec<Bdf>,
+    ports: impl Fn() -> Vec<Bdf> + Send + Sync + 'static,
     ecam: Range,
 ) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
-    move || list(&functions(), &ports, ecam)
+    move || list(&functions(), &ports(), ecam)
 }
 
 /// The function that is always there.

@@ -111,10 +111,20 @@ impl DevicesOpen {
         !state.open && !state.stopping
     }
 
-    /// Waits until the devices are open or never will be. No vCPU calls this.
-    pub fn wait_over(&self) {
-        let wait = self.changed.wait_while(self.lock(), |state| !state.over);
-        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    /// Waits for so long until the devices are open or never will be; returns whether that is so.
+    /// No vCPU calls this.
+    pub fn wait_over(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        let mut state = self.lock();
+        while !state.over {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let wait = self.changed.wait_timeout(state, left);
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// All devices are open.
