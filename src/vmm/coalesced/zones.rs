@@ -3,7 +3,8 @@
 //!
 //! Registering a zone is cheap. Unregistering a zone waits for a grace period: some 20 µs, but
 //! milliseconds soon after a registration (Linux 6.18 and later; older kernels wait at a
-//! registration too). So zones are registered before the guest runs, never while it runs.
+//! registration too). So zones are registered before the guest can access their device, and no vCPU
+//! waits for a registration.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -21,7 +21,7 @@ use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::function::{FunctionError, VfioFunction, snapshot};
 
 /// Resets the devices that opening has not reset, or only by power. Devices with another reset of
-/// their own are left alone. The guest does not run yet.
+/// their own are left alone. The guest accesses no device yet.
 ///
 /// # Errors
 /// A device does not answer after its reset.

@@ -53,8 +53,8 @@ impl UnusedVectors {
         }
     }
 
-    /// Registers the zone, at power-on: no vCPU runs, and `bars` have the addresses that firmware
-    /// assigned.
+    /// Registers the zone, at power-on: no vCPU accesses the device yet, and `bars` have the
+    /// addresses that firmware assigned.
     pub(super) fn coalesce(&mut self, bars: &Bars) {
         let zone = self.find(bars);
         if zone != self.zone {
