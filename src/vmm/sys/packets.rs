@@ -50,6 +50,23 @@ impl Packets {
     /// # Errors
     /// The errno; EPIPE if the other end is closed.
     pub fn send(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(SendFlags::NOSIGNAL, bytes, files)
+    }
+
+    /// As [`Packets::send`], without waiting for room.
+    ///
+    /// # Errors
+    /// The errno; EAGAIN if there is no room.
+    pub fn send_now(&self, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(SendFlags::NOSIGNAL | SendFlags::DONTWAIT, bytes, files)
+    }
+
+    fn send_with(
+        &self,
+        flags: SendFlags,
+        bytes: &[u8],
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_FILES))];
         let mut rights = SendAncillaryBuffer::new(&mut space);
         if !files.is_empty() && !rights.push(SendAncillaryMessage::ScmRights(files)) {
@@ -57,7 +74,7 @@ impl Packets {
         }
         let parts = [IoSlice::new(bytes)];
         loop {
-            match sendmsg(&self.0, &parts, &mut rights, SendFlags::NOSIGNAL) {
+            match sendmsg(&self.0, &parts, &mut rights, flags) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),

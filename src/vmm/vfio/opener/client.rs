@@ -93,12 +93,16 @@ impl Opener {
     ) -> io::Result<Self> {
         let (ours, theirs) = Packets::pair()?;
         let theirs = OwnedFd::from(theirs);
-        let kept: Vec<_> = [&theirs].into_iter().chain(keep.iter().copied()).collect();
+        // Before Linux 5.3, the end of the socket alone tells the end of this process.
+        let end = process::own_end().ok();
+        let kept = [&theirs].into_iter().chain(&end);
+        let kept: Vec<_> = kept.chain(keep.iter().copied()).collect();
         let child = process::detach(c"vmm-guardian", &kept, || {
             // A process that is not confined does nothing for a run that is.
             let confined = sandbox::enter_helper();
             if let (Ok(()), Ok(socket)) = (confined, theirs.try_clone()) {
-                helper::serve(&Packets::from(socket), &calls);
+                let end = end.as_ref().and_then(|end| end.try_clone().ok());
+                helper::serve_until(end, &Packets::from(socket), &calls);
             }
             // The end of a run forks again.
             process::settle_to_one_thread();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait};
 
 use super::*;
 use crate::broker::{Broker, Device, Named, Nobody};
@@ -19,7 +19,8 @@ use crate::hostinfo::holders::Holders;
 use crate::hostinfo::locked::LockedByOthers;
 use crate::hostinfo::looker::{self, Look, Looker};
 use crate::sandbox::{self, Choice, Confinement, Kind, Mode, landlock};
-use crate::sys::process::in_one_thread;
+use crate::sys::packets::Packets;
+use crate::sys::process::{self, in_one_thread};
 use crate::sys::ready;
 use crate::vfio::kernel_calls;
 
@@ -311,6 +312,38 @@ fn the_end_comes_after_the_last_call() {
         said.read_to_string(&mut text).unwrap();
         assert_eq!(text, "end");
     }));
+}
+
+/// A process that a guest has taken over sends the other end of an answer's socket along, or leaves
+/// its sockets with somebody else. When it has ended, nobody is waited for all the same.
+#[test]
+fn nobody_but_the_run_is_waited_for() {
+    for others_keep in [false, true] {
+        assert!(in_one_thread(|| {
+            let (ours, theirs) = Packets::pair().unwrap();
+            let (answer, caller) = Packets::pair().unwrap();
+            let ends = [ours, answer, caller].map(OwnedFd::from);
+            let run = process::detach(c"run", &ends.each_ref(), || {
+                let [ours, answer, caller] = &ends;
+                let socket = Packets::from(ours.try_clone().unwrap());
+                let files = [caller.as_fd(), answer.as_fd()];
+                socket.send(&Request::Close.encode(), &files).unwrap();
+                let answer = Packets::from(answer.try_clone().unwrap());
+                answer.receive().unwrap();
+            });
+            let run = Pid::from_raw(run.unwrap().cast_signed()).unwrap();
+            let end = pidfd_open(run, PidfdFlags::empty()).unwrap();
+            let kept = others_keep.then_some(ends);
+            let calls: Arc<dyn Calls> = Arc::new(Pipes);
+            let served = thread::spawn(move || helper::serve_until(Some(end), &theirs, &calls));
+            let limit = Instant::now() + Duration::from_secs(10);
+            while !served.is_finished() {
+                assert!(Instant::now() < limit, "somebody is waited for");
+                thread::sleep(Duration::from_millis(10));
+            }
+            drop(kept);
+        }));
+    }
 }
 
 /// Somebody has ended the other process: this one makes the calls.
