@@ -349,13 +349,19 @@ impl Thread {
 
     fn expire(&mut self) {
         let now = Instant::now();
-        for (connection, _) in self.connections.values_mut() {
+        let mut expired = Vec::new();
+        for (number, (connection, _)) in &mut self.connections {
             if connection
                 .deadline()
                 .is_some_and(|deadline| deadline <= now)
             {
                 connection.expire(&self.log, now);
+                expired.push(*number);
             }
+        }
+        // What was held in a socket may be whole by now, and then no event tells of it.
+        for number in expired {
+            self.requests(number);
         }
         if self.listen_again.is_some_and(|again| again <= now) {
             self.listen_again = None;

@@ -194,6 +194,26 @@ fn requests_one_after_the_other() {
     assert_eq!(seen.load(Ordering::Relaxed), 6 + 6 + 2 + 1);
 }
 
+/// While a witness takes its time, another request becomes whole, and its time in the socket ends.
+#[test]
+fn a_request_that_was_held_is_answered() {
+    let witness: Witness = Arc::new(|request, _| {
+        if request.path == "/ping" {
+            thread::sleep(Duration::from_millis(700));
+        }
+    });
+    let rig = rig_with(Some(witness));
+    let mut held = rig.send(b"GET /count HTTP/1.1\r\n");
+    thread::sleep(Duration::from_millis(700));
+    let slow = rig.send(b"GET /ping HTTP/1.1\r\n\r\n");
+    thread::sleep(Duration::from_millis(100));
+    held.write_all(b"Connection: close\r\n\r\n").unwrap();
+    let started = Instant::now();
+    assert_eq!(statuses(&to_end(held)), ["200"]);
+    assert!(started.elapsed() < TIME_LIMIT / 2);
+    drop(slow);
+}
+
 fn one_after_the_other(rig: &Rig) {
     // Pipelined: the answers come in the order of the requests, whatever makes them.
     let requests = "GET /count HTTP/1.1\r\n\r\nGET /ping HTTP/1.1\r\n\r\n\
