@@ -15,6 +15,11 @@ witnessed() {
 	# Without a process in the list, the calls of the whole host are written down.
 	sh -c 'echo started $$ >&2; echo $$ >$0/set_event_pid &&
 		echo 1 >$0/events/raw_syscalls/sys_enter/enable && exec \"$@\"' $w \"$@\" || exit
+	# The kernel takes those who have ended off the list. A child may outlive the command.
+	for _ in $(seq 50); do
+		[ -n \"$(cat $w/set_event_pid)\" ] || break
+		sleep 0.1
+	done
 	echo 0 >$w/events/raw_syscalls/sys_enter/enable
 	echo >$w/set_event_pid
 	cat $w/per_cpu/cpu*/stats | grep -v '^overrun: 0$' | grep '^overrun' || :
