@@ -335,9 +335,9 @@ fn nobody_but_the_run_is_waited_for() {
             let end = pidfd_open(run, PidfdFlags::empty()).unwrap();
             let kept = others_keep.then_some(ends);
             let calls: Arc<dyn Calls> = Arc::new(Pipes);
-            let served = thread::spawn(move || helper::serve_until(Some(end), &theirs, &calls));
+            let ends = thread::spawn(move || helper::serve_until(Some(end), &theirs, &calls));
             let limit = Instant::now() + Duration::from_secs(10);
-            while !served.is_finished() {
+            while !ends.is_finished() {
                 assert!(Instant::now() < limit, "somebody is waited for");
                 thread::sleep(Duration::from_millis(10));
             }
