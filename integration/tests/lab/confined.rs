@@ -80,6 +80,7 @@ fn refusal(outcome: &Outcome, name: &str, words: &[&str]) -> Result<()> {
 }
 
 const HOLDERS: &str = "\
+ulimit -l unlimited
 chmod 666 /dev/kvm /dev/vfio/vfio /dev/iommu $group $node
 for first in container iommufd; do
 \tstart_vmm --kernel /run/halt.elf --memory 64M --iommu $first --vfio 0000:00:05.0
