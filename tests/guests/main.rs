@@ -52,6 +52,7 @@ mod mirrors;
 mod msi;
 mod msix;
 mod opening;
+mod opening_frozen;
 mod pci;
 mod peers;
 mod pin;
@@ -113,6 +114,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     function_reset,
     dma_ready,
     opening,
+    opening_frozen,
     endpoints,
     resets,
     stats,

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use iced_x86::code_asm::{al, byte_ptr, eax};
 use vmm::config::device::{DeviceConfig, PortChoice};
-use vmm::control::{ControlRequest, RunState};
 use vmm::machine::Exit;
 use vmm::plug::AddError;
 
@@ -34,10 +32,6 @@ pub const TESTS: &[Test] = tests![
     a_triple_fault_ends_a_wait,
     the_user_ends_a_wait,
     nothing_is_written_before_all_are_open,
-    the_others_are_frozen_after_a_while,
-    a_guest_that_was_frozen_is_told,
-    a_frozen_guest_is_reset,
-    a_pause_does_not_disturb_a_freeze,
     an_add_waits,
     an_add_ends_with_its_client_and_with_the_run,
     a_wait_behind_an_empty_port_counts,
@@ -45,20 +39,15 @@ pub const TESTS: &[Test] = tests![
 ];
 
 /// How long a test looks at what must not happen.
-const A_WHILE: Duration = Duration::from_millis(50);
+pub const A_WHILE: Duration = Duration::from_millis(50);
 /// Much less than a device may take.
-const SOON: Duration = Duration::from_secs(5);
+pub const SOON: Duration = Duration::from_secs(5);
 /// A dword of RAM that no boot overwrites.
-const BOOTS: u32 = 0x6_0000;
+pub const BOOTS: u32 = 0x6_0000;
 /// A dword that another processor counts in.
 const COUNT: u32 = 0x6_0010;
-const STARTED: u32 = 0x5_0000;
-/// KVM's clock of a vCPU: the register, the page, and the byte of flags
-/// (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW).
-const CLOCK: (u32, u32) = (0x4b56_4d01, 0x7_0000);
-const FLAGS: u32 = CLOCK.1 + 29;
-
-fn config() -> DeviceConfig {
+pub const STARTED: u32 = 0x5_0000;
+pub fn config() -> DeviceConfig {
     DeviceConfig {
         address: "0000:01:00.0".into(),
         ..DeviceConfig::default()
@@ -72,13 +61,8 @@ fn one() -> (Arc<FakeDevice>, Arc<Opens>) {
     (device, opens)
 }
 
-/// The same, where all vCPUs are frozen soon.
-fn one_with_a_freeze() -> Arc<Opens> {
-    Opens::new(&[(&FakeDevice::new().into_arc(), config())], Some(A_WHILE))
-}
-
 /// The guest says that it comes to the device, and shows what it finds.
-fn looks(g: &mut Asm) -> &mut Asm {
+pub fn looks(g: &mut Asm) -> &mut Asm {
     g.print("looks\n").cfg_show(SLOT, 0)
 }
 
@@ -95,7 +79,7 @@ fn waits(live: &Live, text: &str) {
     assert_eq!(live.count_of(text), 0, "the access has not waited");
 }
 
-fn id() -> String {
+pub fn id() -> String {
     format!("looks\n{ID:08x}\n")
 }
 
@@ -365,105 +349,6 @@ fn nothing_is_written_before_all_are_open() {
     check_refused(ended.exit);
     assert_eq!(u32::from(first.command()) & MASTER, 0);
     assert!(first.calls().is_empty());
-}
-
-/// A guest with two processors: one looks for the device, the other makes exits all the time.
-fn looks_and_counts() -> Asm {
-    let mut g = Asm::new();
-    let (other, start) = (g.label(), g.label());
-    g.local_apic_on().start_others(other, STARTED);
-    g.jmp(start).bind(other);
-    let again = g.here();
-    // A port without a device, beyond those whose writes are coalesced.
-    g.outb(0x510, 0).jmp(again).bind(start);
-    looks(&mut g).power_off();
-    g
-}
-
-fn the_others_are_frozen_after_a_while() {
-    let opens = one_with_a_freeze();
-    let vm = Vm::new(looks_and_counts()).cpus(2).opens(&opens);
-    let ended = vm.run_beside(|live| {
-        live.wait_for("looks\n");
-        // From some moment on there are no exits any more.
-        let mut before = live.exits();
-        crate::vm::eventually("the guest is frozen", || {
-            thread::sleep(A_WHILE);
-            std::mem::replace(&mut before, live.exits()) == before
-        });
-        assert_eq!(live.control.state(), RunState::Running);
-        opens.open();
-    });
-    assert_eq!(ended.powered_off(), id());
-}
-
-/// Each processor shows whether KVM's clock says that the guest was stopped (bit 1).
-fn a_guest_that_was_frozen_is_told() {
-    for patience in [A_WHILE, SOON * 10] {
-        let device = FakeDevice::new().into_arc();
-        let opens = Opens::new(&[(&device, config())], Some(patience));
-        let mut g = Asm::new();
-        g.code(|a| {
-            a.mov(iced_x86::code_asm::ecx, CLOCK.0)?;
-            a.mov(eax, CLOCK.1 | 1)?;
-            a.xor(iced_x86::code_asm::edx, iced_x86::code_asm::edx)?;
-            a.wrmsr()
-        });
-        looks(&mut g);
-        g.code(|a| {
-            a.xor(eax, eax)?;
-            a.mov(al, byte_ptr(FLAGS))?;
-            a.and(eax, 2)
-        });
-        g.print_eax().power_off();
-        let ended = Vm::new(g).opens(&opens).run_beside(|live| {
-            live.wait_for("looks\n");
-            thread::sleep(A_WHILE * 4);
-            opens.open();
-        });
-        let told = if patience == A_WHILE { 2 } else { 0 };
-        assert_eq!(ended.powered_off(), format!("{}{told:08x}\n", id()));
-    }
-}
-
-fn a_frozen_guest_is_reset() {
-    let opens = one_with_a_freeze();
-    let mut g = Asm::new();
-    g.inc32(BOOTS).show(BOOTS);
-    looks(&mut g).power_off();
-    let ended = Vm::new(g).opens(&opens).run_beside(|live| {
-        live.wait_for("looks\n");
-        thread::sleep(A_WHILE * 3);
-        live.reset();
-        live.wait_for("00000002\n");
-        thread::sleep(A_WHILE * 3);
-        opens.open();
-    });
-    let text = ended.powered_off();
-    assert_eq!(text, format!("00000001\nlooks\n00000002\n{}", id()));
-}
-
-fn a_pause_does_not_disturb_a_freeze() {
-    let opens = one_with_a_freeze();
-    let vm = Vm::new(looks_and_counts()).cpus(2).opens(&opens);
-    let ended = vm.run_beside(|live| {
-        live.wait_for("looks\n");
-        thread::sleep(A_WHILE * 3);
-        // The vCPU that waits leaves its exit when the devices are open.
-        thread::scope(|scope| {
-            let pausing = scope.spawn(|| live.control.change(ControlRequest::Pause));
-            thread::sleep(A_WHILE);
-            assert!(!pausing.is_finished());
-            opens.open();
-            pausing.join().unwrap().unwrap();
-        });
-        assert_eq!(live.control.state(), RunState::Paused);
-        let before = live.exits();
-        thread::sleep(A_WHILE);
-        assert_eq!(live.exits(), before);
-        live.control.change(ControlRequest::Resume).unwrap();
-    });
-    assert_eq!(ended.powered_off(), id());
 }
 
 fn an_add_waits() {

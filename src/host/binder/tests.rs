@@ -83,35 +83,33 @@ fn the_end_of_a_run_waits_for_one_call() {
     });
 }
 
-#[test]
-fn devices_of_a_run_that_lives_stay_when_it_asks_no_more() {
+/// Asks for a disk and more. Returns when nobody answers any more.
+fn bound_and(more: impl FnOnce(&Binder)) -> (FakeHost, Binder) {
     let fake = fake();
     let run = Process::this().unwrap();
     let host = fake.host();
     let (ours, theirs) = Packets::pair().unwrap();
     let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| serve(&theirs, &host, run, &Named::any()));
+        scope.spawn(move || serve(&theirs, &host, run, &Named::any()));
         binder.bind(&[DISK.into()]).unwrap();
-        binder.hang_up();
+        more(&binder);
     });
+    (fake, binder)
+}
+
+#[test]
+fn devices_of_a_run_that_lives_stay_when_it_asks_no_more() {
+    let (fake, _) = bound_and(Binder::hang_up);
     assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
 }
 
 /// Nothing is bound for a run that has said that it ends.
 #[test]
 fn giving_all_devices_back_is_the_last_request() {
-    let fake = fake();
-    let run = Process::this().unwrap();
-    let host = fake.host();
-    let (ours, theirs) = Packets::pair().unwrap();
-    let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
-    thread::scope(|scope| {
-        let ended = scope.spawn(move || serve(&theirs, &host, run, &Named::any()));
-        binder.bind(&[DISK.into()]).unwrap();
+    let (fake, binder) = bound_and(|binder| {
         let lines = binder.release(&[]).unwrap();
         assert!(lines.contains(DISK), "{lines}");
-        ended.join().unwrap();
     });
     assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
     let e = binder.bind(&[NET.into()]).unwrap_err();
