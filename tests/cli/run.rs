@@ -2,6 +2,7 @@
 
 use iced_x86::code_asm::eax;
 
+use crate::common::asm::{COM1_STATUS, Width};
 use crate::kvm;
 use crate::process::{Running, kernel};
 
@@ -101,6 +102,10 @@ fn sigusr1_reports_and_the_guest_goes_on() {
         return;
     }
     let guest = kernel(|g| {
+        // Letters are kept in KVM's ring and make no exit. The load makes one, which shows them.
+        for _ in 0..4 {
+            g.input(Width::Byte, COM1_STATUS);
+        }
         g.print("ready").load32(0xc000_0000).wait_key();
         g.print("on").hang();
     });
@@ -122,7 +127,7 @@ fn sigusr1_reports_and_the_guest_goes_on() {
         panic!("{line:?}");
     };
     assert_eq!(pio + mmio + other, total);
-    // The five letters, all but perhaps the last.
+    // The four reads of the serial port's status were counted before the letters were shown.
     assert!(pio >= 4, "{line:?}");
     std::io::Write::write_all(run.stdin.as_mut().unwrap(), b"k").unwrap();
     run.stdout.wait_for("on");

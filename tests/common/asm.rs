@@ -15,7 +15,7 @@ use iced_x86::{BlockEncoderOptions, IcedError};
 pub const BASE: u32 = 0x10_0000;
 const STACK: u32 = 0x9_0000;
 const COM1: u16 = 0x3f8;
-const COM1_STATUS: u16 = COM1 + 5;
+pub const COM1_STATUS: u16 = COM1 + 5;
 /// Bits of the line status register: a character is there.
 const DATA_READY: u32 = 1;
 
