@@ -1,6 +1,7 @@
 //! `mini-vmm trace` of guests with a passed-through disk: what the trace names, and that it counts
 //! what mini-vmm counts.
 
+mod boot_page;
 // Pure parts that other tests have too.
 #[path = "../../../tests/common/witness.rs"]
 mod calls;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         traced("a_traced_guest_by_a_container", "container"),
         traced("a_traced_guest_by_iommufd", "iommufd").apart(),
+        boot_page::scenario(),
         cost::scenario(),
         demo::scenario(),
         killed::scenario(),
