@@ -1,7 +1,7 @@
 //! Who answers an access of the guest: the kernel, or the VMM by an exit, with or without the
 //! device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::Left;
 use crate::guest::access::{Access, Space};
@@ -13,6 +13,9 @@ const MOST: usize = 1 << 12;
 const MOST_FILES: usize = 8;
 /// Accesses to memory are counted by page.
 const PAGE: u64 = 4096;
+/// A guest looks for functions on all 256 buses. Those that are not there are one range: a read of
+/// theirs has all bits set (PCI Local Bus 3.0, 6.1).
+const NOBODY: &str = "functions that are not there";
 
 /// Accesses that have ended KVM_RUN, or that KVM has kept in its ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct Answers {
     kernel: BTreeMap<(u32, InKernel), ()>,
     /// The exit that each thread handles.
     handled: BTreeMap<i32, Key>,
+    /// The functions that have answered, by VM.
+    present: BTreeSet<(u32, String)>,
     /// Accesses for which there was no room.
     pub left_out: u64,
 }
@@ -101,10 +106,11 @@ impl Answers {
             Space::Memory => at / PAGE,
         };
         // Configuration space has all functions behind the same ports.
-        let what = meaning
-            .function
-            .clone()
-            .or_else(|| meaning.register.clone());
+        let what = match &meaning.function {
+            Some(function) if self.is_there(vm, function, access) => Some(function.clone()),
+            Some(_) => Some(NOBODY.into()),
+            None => meaning.register.clone(),
+        };
         let key = (vm, space, unit, what.clone());
         if self.trapped.len() >= MOST && !self.trapped.contains_key(&key) {
             self.left_out += 1;
@@ -121,6 +127,22 @@ impl Answers {
         trapped.last = trapped.last.max(last);
         count(trapped);
         Some(key)
+    }
+
+    /// Whether a function is there, by what has been read until now, at the ports through which
+    /// all functions are reached.
+    fn is_there(&mut self, vm: u32, function: &str, access: &Access) -> bool {
+        let register = access.register;
+        if register.space == Space::Memory || register.write {
+            return true;
+        }
+        let key = (vm, function.into());
+        let answered = access.data.iter().any(|byte| *byte != 0xff);
+        if answered && self.present.len() < MOST {
+            self.present.insert(key);
+            return true;
+        }
+        answered || access.data.is_empty() || self.present.contains(&key)
     }
 
     /// A thread has called a device while it handled an exit.
@@ -271,6 +293,34 @@ mod tests {
         assert_eq!((all[0].1.exits, all[0].1.coalesced), (0, 1));
         assert_eq!(all[3].1.exits, 2);
         assert_eq!(all[3].1.passed, BTreeMap::from([("device a".into(), 1)]));
+    }
+
+    #[test]
+    fn functions_that_are_not_there_are_one_range() {
+        let read = |function: &str, byte| {
+            let mut left = left(Space::Port, 0xcfc, function);
+            if let Some(Exit::Access(access, _)) = &mut left.exit {
+                access.register.write = false;
+                access.data = vec![byte; 4];
+            }
+            left
+        };
+        let mut answers = Answers::default();
+        for device in 0..10_000 {
+            answers.exit(1, 7, &read(&format!("absent {device}"), 0xff));
+        }
+        answers.exit(1, 7, &read("00:03.0", 0x12));
+        // A register with all bits set, of a function that is there; and one of another VM.
+        answers.exit(1, 7, &read("00:03.0", 0xff));
+        answers.exit(2, 7, &read("00:03.0", 0xff));
+        let counts = |vm| {
+            let all = answers.trapped(vm).into_iter();
+            let counts = all.map(|(_, trapped)| (trapped.what.unwrap(), trapped.exits));
+            counts.collect::<Vec<_>>()
+        };
+        assert_eq!(counts(1), [("00:03.0".into(), 2), (NOBODY.into(), 10_000)]);
+        assert_eq!(counts(2), [(NOBODY.into(), 1)]);
+        assert_eq!(answers.left_out, 0);
     }
 
     #[test]
