@@ -8,6 +8,7 @@ pub mod functions;
 pub mod messages;
 pub mod nvme;
 pub mod ports;
+mod q35;
 pub mod ring;
 pub mod run_page;
 pub mod shadow;

@@ -6,6 +6,7 @@ use crate::guest::functions::{self, Address, Functions};
 use crate::guest::messages;
 use crate::guest::nvme;
 use crate::guest::ports;
+use crate::guest::q35::HostBridge;
 
 /// The address and the data registers of configuration mechanism 1 (PCI Local Bus 3.0, 3.2.2.3.2).
 const CONFIG_ADDRESS: u64 = 0xcf8;
@@ -50,6 +51,7 @@ pub struct GuestVm {
     config_address: u32,
     functions: Functions,
     ecam: Vec<Ecam>,
+    host_bridge: HostBridge,
     unknown: u32,
     searches: u32,
 }
@@ -127,6 +129,13 @@ impl GuestVm {
 
     fn config(&mut self, function: Address, register: u16, access: &Access) -> Meaning {
         let write = access.register.write;
+        let ecam = match function {
+            (0, 0, 0) => self.host_bridge.learn(register, &access.data),
+            _ => None,
+        };
+        if let Some(ecam) = ecam {
+            self.ecam = vec![ecam];
+        }
         let before = self.functions.get(function);
         let sizing = before.is_some_and(|shadow| shadow.is_sizing(register));
         self.functions
@@ -136,7 +145,8 @@ impl GuestVm {
             (true, Some(shadow)) => shadow.sized(register),
             _ => None,
         };
-        let note = sized.or_else(|| config_note(&name, access));
+        let at = ecam.map(|ecam| format!("configuration space is at {:#x}", ecam.base));
+        let note = at.or(sized).or_else(|| config_note(&name, access));
         Meaning {
             function: Some(functions::name(function)),
             register: Some(name),
@@ -319,6 +329,22 @@ mod tests {
     fn store(vm: &mut GuestVm, address: u64, value: u32) -> String {
         let access = access(Space::Memory, address, true, &value.to_le_bytes());
         text(&vm.meaning(&access, &NoMemory))
+    }
+
+    #[test]
+    fn a_host_bridge_tells_where_configuration_space_is() {
+        let mut vm = GuestVm::default();
+        for (register, write, value) in [(0, false, 0x29c0_8086), (0x60, true, 0xb000_0001)] {
+            port(&mut vm, 0xcf8, true, 0x8000_0000 | register);
+            let meaning = text(&port(&mut vm, 0xcfc, write, value));
+            assert_eq!(
+                meaning.contains("space is at 0xb0000000"),
+                write,
+                "{meaning}"
+            );
+        }
+        let written = store(&mut vm, 0xb00f_a010, u32::MAX);
+        assert_eq!(written, "00:1f.2 BAR0 (sizing)");
     }
 
     #[test]
