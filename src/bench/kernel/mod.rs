@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `image` | where the kernel is, and its release |
 //! | `modules` | which modules a device needs, in order |
-//! | `unpack` | compressed modules |
+//! | `firmware` | the firmware files that the modules ask for |
+//! | `unpack` | compressed modules and firmware |
 //! | `initramfs` | the archive that the guest boots from |
 
+pub mod firmware;
 pub mod image;
 pub mod initramfs;
 pub mod modules;

@@ -1,6 +1,6 @@
-//! Compressed modules: distributions pack them with xz, zstd or not at all. The guest's kernel
-//! loads them unpacked, because not every kernel can unpack them itself
-//! (CONFIG_MODULE_DECOMPRESS).
+//! Compressed modules and firmware: distributions pack them with xz, zstd or not at all. The guest
+//! gets them unpacked, because not every kernel can unpack them itself (CONFIG_MODULE_DECOMPRESS,
+//! CONFIG_FW_LOADER_COMPRESS).
 
 use std::fs;
 use std::io::Read;
@@ -11,7 +11,7 @@ use ruzstd::decoding::StreamingDecoder;
 
 use crate::error::{Context, Error, Result};
 
-/// No module is larger. A damaged file could unpack to any size.
+/// No file is larger. A damaged file could unpack to any size.
 const LARGEST: u64 = 256 << 20;
 
 /// Reads a module, and unpacks it if its name says that it is packed.
@@ -19,20 +19,30 @@ const LARGEST: u64 = 256 << 20;
 /// # Errors
 /// The file cannot be read, is damaged, or is packed in another way.
 pub fn module(path: &Path) -> Result<Vec<u8>> {
+    match path.extension().and_then(|end| end.to_str()) {
+        Some("ko" | "xz" | "zst") => firmware(path),
+        _ => Err(Error::new(format!(
+            "{} is packed in a way that is not known here",
+            path.display()
+        ))),
+    }
+}
+
+/// Reads a firmware file, and unpacks it if its name says that it is packed.
+///
+/// # Errors
+/// The file cannot be read, or is damaged.
+pub fn firmware(path: &Path) -> Result<Vec<u8>> {
     let packed = fs::read(path).context(format!("cannot read {}", path.display()))?;
     let damaged = || format!("cannot unpack {}", path.display());
     match path.extension().and_then(|end| end.to_str()) {
-        Some("ko") => Ok(packed),
         Some("xz") => all(XzReader::new(packed.as_slice(), true), damaged),
         Some("zst") => {
             let reader = StreamingDecoder::new(packed.as_slice());
             let reader = reader.map_err(|e| Error::new(format!("{}: {e}", damaged())))?;
             all(reader, damaged)
         }
-        _ => Err(Error::new(format!(
-            "{} is packed in a way that is not known here",
-            path.display()
-        ))),
+        _ => Ok(packed),
     }
 }
 
@@ -95,6 +105,9 @@ mod tests {
             let error = unpack(name, bytes).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
+        fs::write(dir.join("a.bin"), "plain").unwrap();
+        assert_eq!(firmware(&dir.join("a.bin")).unwrap(), b"plain");
+        assert!(firmware(&dir.join("a.ko.zst")).is_err());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cross::check::CrossCheck;
 use crate::error::{Context, Error, Result};
-use crate::kernel::initramfs;
+use crate::kernel::initramfs::{self, Modules};
 use crate::say;
 use crate::session::other_end::OtherEnd;
 use crate::session::plan::Plan;
@@ -79,7 +80,13 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
 
 fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     let program = fs::read("/proc/self/exe").context("cannot read this program")?;
-    let archive = initramfs::make(&program, &plan.task, &plan.lists, &plan.modules)?;
+    let modules = Modules {
+        root: Path::new("/"),
+        release: &plan.kernel.release,
+        lists: &plan.lists,
+        files: &plan.modules,
+    };
+    let archive = initramfs::make(&program, &plan.task, modules)?;
     let guest = Guest {
         kernel: plan.kernel.path.clone(),
         initramfs: in_memory(&archive)?,
