@@ -112,11 +112,12 @@ impl Plan {
             true => Engine::IoUring,
             false => Engine::Threads,
         });
+        let cpus = choose_cpus(settings, &device, link.as_ref())?;
         let plan = Self {
             subjects: subjects(&programs, &settings.changes, &peers),
             task: Task {
                 works: match &link {
-                    None => settings.works(),
+                    None => settings.works(cpus.len()),
                     Some(_) => port_works(),
                 },
                 warm_up_ms: milliseconds(warm_up),
@@ -132,7 +133,7 @@ impl Plan {
                 destroy: destroy.as_ref().map(|destroy| destroy.serial.clone()),
             },
             destroy,
-            cpus: choose_cpus(settings, &device, link.as_ref())?,
+            cpus,
             link,
             memory: settings.memory.clone(),
             modules: modules(&Lists::read(&lists)?, &device, &peers),

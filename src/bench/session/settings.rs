@@ -53,9 +53,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The kinds of work of a disk. Writes come last, so that a turn's reads are the same without
-    /// them.
-    pub fn works(&self) -> Vec<Work> {
+    /// The kinds of work of a disk, by as many CPUs. Writes come last, so that a turn's reads are
+    /// the same without them.
+    pub fn works(&self, cpus: usize) -> Vec<Work> {
         let mut works = vec![
             Work::new(4, 1, Order::Random),
             Work::new(4, 32, Order::Random),
@@ -63,6 +63,9 @@ impl Settings {
         if !self.quick {
             works.push(Work::new(4, 128, Order::Random));
             works.push(Work::new(128, 8, Order::Sequential));
+            if cpus > 1 {
+                works.push(Work::new(4, 32, Order::Random).on_each_cpu());
+            }
         }
         if self.destroy.is_some() {
             works.push(Work::writing(4, 1, Order::Random, 100));

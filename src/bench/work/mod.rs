@@ -12,6 +12,7 @@
 //! | `fingerprint` | whether two subjects read the same content |
 //! | `aligned` | a buffer for direct I/O |
 //! | `window` | warm-up and measurement |
+//! | `queues` | from one CPU or from each |
 //! | `threads`, `uring` | several operations at a time, in two ways |
 //! | `traffic`, `exchange` | messages over a network port |
 //! | `trial` | all of a turn's work |
@@ -23,6 +24,7 @@ mod exchange;
 pub mod fingerprint;
 pub mod holds;
 pub mod quantity;
+pub mod queues;
 pub mod task;
 mod threads;
 pub mod traffic;

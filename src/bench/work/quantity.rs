@@ -2,6 +2,7 @@
 //! at a time, and their number in each second of all others. One quantity for each kind of work
 //! keeps the number of comparisons small.
 
+use crate::work::queues::Queues;
 use crate::work::task::{Sample, Work};
 use crate::work::traffic::Traffic;
 
@@ -15,7 +16,7 @@ pub fn value(work: &Work, sample: &Sample) -> f64 {
 
 /// Whether the quantity is a time, of which less is better.
 pub fn is_time(work: &Work) -> bool {
-    work.depth == 1
+    work.depth == 1 && work.queues == Queues::One
 }
 
 /// The quantity's name.

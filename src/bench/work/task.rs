@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use crate::stats::latency::Latencies;
+use crate::work::queues::Queues;
 use crate::work::traffic::{SHORTEST, Traffic};
 
 /// The order of the blocks that are read.
@@ -45,8 +46,11 @@ pub struct Work {
     pub name: String,
     /// Bytes of each read.
     pub block: u32,
-    /// Reads in flight at a time.
+    /// Reads in flight at a time, on each queue.
     pub depth: u32,
+    /// The queues on which reads are in flight.
+    #[serde(default)]
+    pub queues: Queues,
     /// The order of the blocks.
     pub order: Order,
     /// How many operations of a hundred write.
@@ -76,9 +80,19 @@ impl Work {
             name: format!("{kind}-{kib}k-d{depth}"),
             block: kib * 1024,
             depth,
+            queues: Queues::One,
             order,
             writes,
             traffic: None,
+        }
+    }
+
+    /// The same with as many at a time on each CPU.
+    pub fn on_each_cpu(self) -> Self {
+        Self {
+            name: format!("{}-each-cpu", self.name),
+            queues: Queues::EachCpu,
+            ..self
         }
     }
 
@@ -137,7 +151,11 @@ impl Work {
             writes => format!(" ({writes} % writes)"),
         };
         let (kib, operations) = (self.block / 1024, self.operations());
-        format!("{kib} KiB {operations}{mix}, {order}, {many}")
+        let each = match self.queues {
+            Queues::One => "",
+            Queues::EachCpu => " on each CPU",
+        };
+        format!("{kib} KiB {operations}{mix}, {order}, {many}{each}")
     }
 }
 

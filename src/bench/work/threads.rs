@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::error::{Context, Error, Result};
 use crate::stats::latency::Latencies;
 use crate::work::aligned::Aligned;
+use crate::work::queues::{Done, Part};
 use crate::work::task::Work;
 use crate::work::window::{Positions, Window};
 use crate::work::writes::Writes;
@@ -19,11 +20,13 @@ pub(super) fn run(
     area: &Range<u64>,
     work: &Work,
     seed: u64,
-    window: Window<'_>,
-) -> Result<(Latencies, Vec<Writes>)> {
+    (part, window): (Part, Window<'_>),
+) -> Result<Done> {
+    let first = u64::from(part.number) * u64::from(work.depth);
+    let threads = part.of.saturating_mul(work.depth);
     let one = |number: u64| -> Result<(Latencies, Writes)> {
         let mut positions = Positions::new(work, area, seed.wrapping_add(number << 32))?;
-        let mut writes = Writes::new(work, seed, (number, work.depth));
+        let mut writes = Writes::new(work, seed, (number, threads));
         let mut buffer = Aligned::new(work.block as usize);
         let mut times = Latencies::default();
         loop {
@@ -46,7 +49,7 @@ pub(super) fn run(
         }
     };
     thread::scope(|scope| {
-        let all: Vec<_> = (0..u64::from(work.depth))
+        let all: Vec<_> = (first..first + u64::from(work.depth))
             .map(|number| thread::Builder::new().spawn_scoped(scope, move || one(number)))
             .collect();
         let mut times = Latencies::default();

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::stats::latency::Latencies;
 use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{exchange, fingerprint, holds, threads, uring, writes};
+use crate::work::{exchange, fingerprint, holds, queues, threads, uring, writes};
 
 /// How long a subject is idle before and after each kind of work of a timed turn, so that KVM's
 /// totals can be read from outside.
@@ -150,10 +150,10 @@ impl<'a> Disk<'a> {
     /// Does a kind of work, and checks what it has written.
     fn run(&self, work: &Work, seed: u64, window: Window<'_>) -> Result<Latencies> {
         let area = writes::area(work, self.bytes)?;
-        let (times, written) = match self.task.engine {
-            Engine::IoUring => uring::run(&self.file, &area, work, seed, window)?,
-            Engine::Threads => threads::run(&self.file, &area, work, seed, window)?,
-        };
+        let (times, written) = queues::run(work.queues, |part| match self.task.engine {
+            Engine::IoUring => uring::run(&self.file, &area, work, seed, (part, window)),
+            Engine::Threads => threads::run(&self.file, &area, work, seed, (part, window)),
+        })?;
         written
             .iter()
             .try_for_each(|writes| writes.check(&self.file, &window))?;
@@ -207,6 +207,7 @@ mod tests {
                     Work::new(4, 1, Order::Random),
                     Work::new(4, 32, Order::Random),
                     Work::new(128, 4, Order::Sequential),
+                    Work::new(4, 8, Order::Random).on_each_cpu(),
                 ],
                 warm_up_ms: 5,
                 measure_ms: 20,
@@ -232,7 +233,7 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(samples.len(), 3);
+            assert_eq!(samples.len(), 4);
             for sample in samples {
                 let counted: u64 = sample.histogram.iter().map(|(_, count)| count).sum();
                 assert!(
@@ -277,9 +278,10 @@ mod tests {
         for engine in [Some(Engine::Threads), rings].into_iter().flatten() {
             let never = AtomicBool::new(false);
             let window = Window::start(&task, &never);
+            let part = queues::Part { number: 0, of: 1 };
             let (times, _) = match engine {
-                Engine::Threads => threads::run(&file, &area, &work, 1, window).unwrap(),
-                Engine::IoUring => uring::run(&file, &area, &work, 1, window).unwrap(),
+                Engine::Threads => threads::run(&file, &area, &work, 1, (part, window)).unwrap(),
+                Engine::IoUring => uring::run(&file, &area, &work, 1, (part, window)).unwrap(),
             };
             let median = Duration::from_nanos(times.median().unwrap());
             assert!(median < made / 4, "{engine:?}: {median:?} of {made:?}");
@@ -319,6 +321,7 @@ mod tests {
                 Work::writing(4, 1, Order::Random, 100),
                 Work::writing(4, 8, Order::Random, 30),
                 Work::writing(128, 4, Order::Sequential, 100),
+                Work::writing(4, 4, Order::Random, 50).on_each_cpu(),
             ],
             warm_up_ms: 5,
             measure_ms: 20,
@@ -360,11 +363,11 @@ mod tests {
                 assert!(left.is_none() || left == found);
                 assert!(leaves.is_some() && leaves != found);
                 left = leaves;
-                if samples == 3 {
+                if samples == 4 {
                     break;
                 }
             }
-            assert_eq!(samples, 3);
+            assert_eq!(samples, 4);
             // Without the serial number, the same work cannot write.
             let before = fs::read(&path).unwrap();
             let task = writing(engine, None);
@@ -375,7 +378,7 @@ mod tests {
         let mut told = 0;
         let pause = Duration::from_millis(1);
         count(&task, open(&task, &path), 9, pause, &mut |_| told += 1).unwrap();
-        assert_eq!(told, 2 * 4 + 1);
+        assert_eq!(told, 2 * 5 + 1);
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let (start, rest) = bytes.split_at(8 << 20);

@@ -12,6 +12,7 @@ use io_uring::{IoUring, opcode, types};
 use crate::error::{Context, Error, Result};
 use crate::stats::latency::Latencies;
 use crate::work::aligned::Aligned;
+use crate::work::queues::{Done, Part};
 use crate::work::task::Work;
 use crate::work::window::{Positions, Window};
 use crate::work::writes::Writes;
@@ -45,9 +46,10 @@ pub(super) fn run(
     area: &Range<u64>,
     work: &Work,
     seed: u64,
-    window: Window<'_>,
-) -> Result<(Latencies, Vec<Writes>)> {
+    (part, window): (Part, Window<'_>),
+) -> Result<Done> {
     let ring = IoUring::new(work.depth).context("cannot use io_uring")?;
+    let number = u64::from(part.number);
     let now = Instant::now();
     let slot = |_| Slot {
         buffer: Aligned::new(work.block as usize),
@@ -60,8 +62,8 @@ pub(super) fn run(
         slots: (0..work.depth).map(slot).collect(),
         in_flight: 0,
         file,
-        positions: Positions::new(work, area, seed)?,
-        writes: Writes::new(work, seed, (0, 1)),
+        positions: Positions::new(work, area, seed.wrapping_add(number << 32))?,
+        writes: Writes::new(work, seed, (number, part.of)),
     };
     let times = operations.run(work.block, window);
     operations.drain();
