@@ -36,6 +36,12 @@ pub const HOST: Root = Root {
     size: 1280,
 };
 
+/// Slurm's daemons and commands, and what authenticates them.
+pub const SLURM: Root = Root {
+    packages: "slurmctld,slurmd,slurm-client,munge",
+    size: 768,
+};
+
 /// Runs in mmdebstrap's root directory `$1`, as root there. The journal is kept on the disk. With a
 /// machine ID, the boot is no first boot, which takes longer. The file system is made from a second
 /// mount, which does not show the mounts that mmdebstrap has made inside.

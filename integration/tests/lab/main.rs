@@ -55,6 +55,7 @@ scenarios![
     resets,
     sandbox,
     service,
+    slurm,
     soak,
     start,
     windows,
