@@ -41,11 +41,21 @@ fn vcpu_threads(process: &Path) -> Vec<(usize, i32)> {
 }
 
 /// The number of a virtual CPU by the name of its thread: QEMU's, crosvm's, Firecracker's,
-/// mini-vmm's, Cloud Hypervisor's.
+/// alioth's, mini-vmm's, Cloud Hypervisor's, OpenVMM's.
 pub(super) fn number(name: &str) -> Option<usize> {
     let name = name.strip_suffix("/KVM").unwrap_or(name);
-    let mut starts = ["CPU ", "crosvm_vcpu", "fc_vcpu ", "vcpu ", "vcpu"].into_iter();
-    starts.find_map(|start| name.strip_prefix(start)?.parse().ok())
+    const STARTS: [&str; 7] = [
+        "CPU ",
+        "crosvm_vcpu",
+        "fc_vcpu ",
+        "vcpu_",
+        "vcpu ",
+        "vcpu",
+        "vp-",
+    ];
+    STARTS
+        .into_iter()
+        .find_map(|start| name.strip_prefix(start)?.parse().ok())
 }
 
 #[cfg(test)]
@@ -73,6 +83,8 @@ mod tests {
             ("vcpu 2", Some(2)),
             ("crosvm_vcpu1", Some(1)),
             ("fc_vcpu 0", Some(0)),
+            ("vcpu_4", Some(4)),
+            ("vp-1", Some(1)),
             ("vcpu", None),
             ("vmm", None),
         ] {

@@ -1,7 +1,8 @@
 //! The command lines of other VMMs: QEMU (its manual, system emulation, "Invocation"), Cloud
 //! Hypervisor (its docs/vfio.md, docs/cpu.md, docs/device_model.md), crosvm (its book, "Running
-//! crosvm" and "VFIO"), Firecracker (its docs/getting-started.md, docs/api_requests). All guests
-//! have the same kernel, initramfs, kernel parameters, virtual CPUs and memory.
+//! crosvm" and "VFIO"), Firecracker (its docs/getting-started.md, docs/api_requests), alioth (its
+//! `boot --help`), OpenVMM (its guide, "CLI"). All guests have the same kernel, initramfs, kernel
+//! parameters, virtual CPUs and memory.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +11,7 @@ use std::path::Path;
 use serde_json::json;
 use vmm::config::memory;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::{ANY_DISK, RESTARTS};
 use crate::subjects::memory::qemu as qemu_memory;
 use crate::subjects::mini_vmm::{Guest, in_memory};
@@ -50,6 +51,8 @@ impl Line<'_> {
             Peer::QemuVfio | Peer::QemuNvme | Peer::QemuVirtio => self.qemu(),
             Peer::CloudHypervisor | Peer::CloudHypervisorVirtio => self.cloud_hypervisor(),
             Peer::Crosvm => self.crosvm(),
+            Peer::Alioth => self.alioth(&cdev(Path::new("/sys"), &self.guest.address)?),
+            Peer::Openvmm => self.openvmm(),
             Peer::Firecracker => {
                 let config = in_memory(self.firecracker().as_bytes())?;
                 let path = format!("/proc/self/fd/{}", config.as_raw_fd());
@@ -261,6 +264,60 @@ impl Line<'_> {
         ])
     }
 
+    /// `cdev`: the device's node.
+    fn alioth(&self, cdev: &str) -> Vec<String> {
+        let cpus = self.guest.cpus.len();
+        words(&[
+            "boot",
+            "--kernel",
+            &self.kernel(),
+            "--initramfs",
+            &self.initrd(),
+            "--cmdline",
+            &self.cmdline(),
+            "--cpu",
+            &format!("count={cpus}"),
+            "--memory",
+            // Huge pages where the kernel has some, as for the other guests.
+            &format!("size={}M,transparent_hugepage=true", self.mib()),
+            "--vfio-cdev",
+            &format!("path={cdev}"),
+        ])
+    }
+
+    fn openvmm(&self) -> Vec<String> {
+        let cpus = self.guest.cpus.len().to_string();
+        words(&[
+            "--hypervisor",
+            "kvm",
+            "--kernel",
+            &self.kernel(),
+            "--initrd",
+            &self.initrd(),
+            "--cmdline",
+            &self.cmdline(),
+            "--processors",
+            &cpus,
+            "--memory",
+            &format!("size={}M,shared=off", self.mib()),
+            "--com1",
+            "console",
+            // The process ends with its guest.
+            "--guest-shutdown-action",
+            "exit",
+            "--guest-reset-action",
+            "exit",
+            "--guest-crash-action",
+            "exit:1",
+            "--pcie-root-complex",
+            "rc0",
+            "--pcie-root-port",
+            "rc0:rp0",
+            "--vfio",
+            &format!("host={},port=rp0", self.guest.address),
+        ])
+    }
+
     /// The text of the file that describes the guest to Firecracker.
     fn firecracker(&self) -> String {
         let engine = match self.task.engine {
@@ -289,6 +346,23 @@ impl Line<'_> {
     }
 }
 
+/// The node of a device that is bound to vfio-pci, below /dev/vfio/devices
+/// (Documentation/driver-api/vfio.rst, "VFIO device cdev").
+fn cdev(sys: &Path, address: &str) -> Result<String> {
+    let directory = sys.join("bus/pci/devices").join(address).join("vfio-dev");
+    let mut names = fs::read_dir(directory).into_iter().flatten().flatten();
+    match names.next() {
+        Some(name) => Ok(format!(
+            "/dev/vfio/devices/{}",
+            name.file_name().to_string_lossy()
+        )),
+        None => Err(Error::new(format!(
+            "{address} has no node of its own, by which alioth opens a device"
+        ))
+        .with_hint("use a kernel with CONFIG_VFIO_DEVICE_CDEV (Linux 6.6), or leave out alioth")),
+    }
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
@@ -305,157 +379,4 @@ fn cpu_model() -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::work::task::{DiskId, Target};
-
-    /// The command line in one line; for Firecracker, its file.
-    fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
-        let guest = Guest {
-            kernel: "/boot/k".into(),
-            initramfs: in_memory(b"").unwrap(),
-            cmdline: "more".into(),
-            memory: "256M".into(),
-            cpus: vec![2, 3],
-            address: "0000:01:00.0".into(),
-        };
-        let task = Task {
-            works: Vec::new(),
-            warm_up_ms: 1,
-            measure_ms: 1,
-            engine,
-            target: Target::Disk(DiskId {
-                wwid: None,
-                sectors: 8,
-            }),
-            destroy: destroy.map(str::to_owned),
-        };
-        let line = Line {
-            peer,
-            native_idle,
-            guest: &guest,
-            task: &task,
-            node: Path::new("/dev/disk,1"),
-            words: "mini_vmm_bench.seed=7",
-        };
-        match peer {
-            Peer::Firecracker => line.firecracker(),
-            _ => line.words().unwrap().words.join(" "),
-        }
-    }
-
-    fn has(line: &str, words: &[&str]) {
-        for word in words {
-            assert!(line.contains(word), "{word} in {line}");
-        }
-    }
-
-    const RINGS: Engine = Engine::IoUring;
-
-    #[test]
-    fn no_way_lets_the_guest_write_unless_the_disk_was_named() {
-        for (peer, refused, permitted) in [
-            (Peer::QemuNvme, "read-only=on,", "read-only=off,"),
-            (Peer::QemuVirtio, "read-only=on,", "read-only=off,"),
-            (Peer::CloudHypervisorVirtio, "readonly=on,", "readonly=off,"),
-            (
-                Peer::Firecracker,
-                "\"is_read_only\":true",
-                "\"is_read_only\":false",
-            ),
-        ] {
-            let plain = line(peer, false, RINGS, None);
-            assert!(!plain.contains(permitted), "{plain}");
-            has(
-                &plain,
-                &[
-                    refused,
-                    "more mini_vmm_bench.seed=7 mini_vmm_bench.any_disk=1",
-                ],
-            );
-            assert!(
-                !plain.contains("vfio") && !plain.contains("cpu-pm"),
-                "{plain}"
-            );
-            has(&line(peer, false, RINGS, Some("S1")), &[permitted]);
-        }
-    }
-
-    #[test]
-    fn the_device_itself_is_no_drive() {
-        for (peer, device) in [
-            (Peer::QemuVfio, "-device vfio-pci,host=0000:01:00.0"),
-            (
-                Peer::CloudHypervisor,
-                "--device path=/sys/bus/pci/devices/0000:01:00.0/",
-            ),
-            (
-                Peer::Crosvm,
-                "--vfio /sys/bus/pci/devices/0000:01:00.0 /boot/k",
-            ),
-        ] {
-            let line = line(peer, false, RINGS, None);
-            assert!(line.ends_with(device), "{line}");
-            for word in ["drive", "blockdev", "--disk ", "any_disk", "cpu-pm"] {
-                assert!(!line.contains(word), "{word} in {line}");
-            }
-        }
-        has(
-            &line(Peer::QemuVfio, true, RINGS, None),
-            &["-overcommit cpu-pm=on", ",kvm-hint-dedicated=on -smp"],
-        );
-        assert!(!line(Peer::QemuVfio, false, RINGS, None).contains("dedicated"));
-    }
-
-    #[test]
-    fn all_guests_have_the_same_cpus_and_memory() {
-        for (peer, words) in [
-            (
-                Peer::QemuVfio,
-                &["-smp 2 ", "-m 256M ", "-kernel /boot/k "][..],
-            ),
-            (
-                Peer::CloudHypervisor,
-                &[
-                    "--cpus boot=2,affinity=[0@[2],1@[3]] ",
-                    "--memory size=256M ",
-                ],
-            ),
-            (
-                Peer::Crosvm,
-                &["--cpus 2 ", "--cpu-affinity 0=2:1=3 ", "--mem 256 "],
-            ),
-            (
-                Peer::Firecracker,
-                &["\"vcpu_count\":2", "\"mem_size_mib\":256"],
-            ),
-        ] {
-            let line = line(peer, false, RINGS, None);
-            has(&line, words);
-            has(&line, &["console=ttyS0 quiet loglevel=4 panic=-1 more "]);
-        }
-    }
-
-    #[test]
-    fn the_engine_is_the_host_s() {
-        for (peer, rings, threads) in [
-            (Peer::QemuVirtio, "aio=io_uring", "aio=threads"),
-            (
-                Peer::CloudHypervisorVirtio,
-                "_disable_io_uring=off",
-                "_disable_io_uring=on",
-            ),
-            (Peer::Firecracker, "Async", "Sync"),
-        ] {
-            has(&line(peer, false, RINGS, None), &[rings]);
-            has(&line(peer, false, Engine::Threads, None), &[threads]);
-        }
-        has(
-            &line(Peer::QemuNvme, false, RINGS, None),
-            &[
-                "filename=/dev/disk,,1,",
-                "logical_block_size=512,physical_block_size=512",
-            ],
-        );
-    }
-}
+mod tests;

@@ -24,6 +24,10 @@ pub enum Peer {
     Crosvm,
     /// Firecracker's virtio-blk, whose data is the host's disk
     Firecracker,
+    /// alioth, to which the device is assigned by iommufd
+    Alioth,
+    /// OpenVMM, to which the device is assigned
+    Openvmm,
 }
 
 /// What is not equal to a guest of mini-vmm wherever the VMM is another one.
@@ -44,6 +48,8 @@ impl Peer {
             Self::CloudHypervisorVirtio => "Cloud Hypervisor, virtio-blk",
             Self::Crosvm => "crosvm, vfio-pci",
             Self::Firecracker => "Firecracker, virtio-blk",
+            Self::Alioth => "alioth, vfio-pci",
+            Self::Openvmm => "OpenVMM, vfio-pci",
         }
     }
 
@@ -54,6 +60,8 @@ impl Peer {
             Self::CloudHypervisor | Self::CloudHypervisorVirtio => "cloud-hypervisor",
             Self::Crosvm => "crosvm",
             Self::Firecracker => "firecracker",
+            Self::Alioth => "alioth",
+            Self::Openvmm => "openvmm",
         }
     }
 
@@ -67,7 +75,10 @@ impl Peer {
 
     /// Whether the guest has the device itself, so that the host's driver must leave it.
     pub fn is_assigned(self) -> bool {
-        matches!(self, Self::QemuVfio | Self::CloudHypervisor | Self::Crosvm)
+        matches!(
+            self,
+            Self::QemuVfio | Self::CloudHypervisor | Self::Crosvm | Self::Alioth | Self::Openvmm
+        )
     }
 
     /// Whether the VMM says what KVM counts.
@@ -92,6 +103,8 @@ impl Peer {
             }
             Self::Crosvm => "crosvm's own devices, without its sandbox",
             Self::Firecracker => "Firecracker's own devices; an ELF kernel",
+            Self::Alioth => "alioth's own devices",
+            Self::Openvmm => "OpenVMM's own devices, and a root port; an ELF kernel",
         };
         let path = match self {
             _ if self.is_assigned() => String::new(),
