@@ -32,10 +32,11 @@ use std::io;
 use std::sync::Arc;
 
 use api::listener::{ListenError, Listener};
+use api::message::{Response, Status};
 use api::server::Server;
 use api::service::{ServerThread, Service};
 use tracing::debug;
-use vmm::sandbox::{self, Kind};
+use vmm::sandbox::{self, Kind, run_as};
 
 use crate::control::vm::Vm;
 
@@ -60,6 +61,19 @@ impl ControlError {
     }
 }
 
+/// The answer to a client that may not have what it asks for, as it is not root's.
+fn not_roots(user: &str) -> Response {
+    let why = format!(
+        "A client of {user} adds only devices of which {user} may open the node, and none with \
+         `managed`: those are root's"
+    );
+    let hint = format!(
+        "hint: as root: mini-vmm host bind ADDR --user {user}; then send the request without \
+         `managed`; or send it as root"
+    );
+    Response::error(Status::Forbidden, &[&why, &hint])
+}
+
 /// Serves the socket until the returned server is dropped. Events of the run are published in
 /// `vm.log` from now on.
 ///
@@ -74,11 +88,13 @@ pub fn serve(listener: Listener, vm: Vm) -> Result<Server, ControlError> {
         None => service,
         // The process that opens devices sees the request before this one reads it.
         Some(opener) => service.witnessed_by(Arc::new(move |request, connection| {
-            if request.path == routes::ADD_DEVICE
-                && let Err(e) = opener.admit(connection)
-            {
-                debug!("the request is not seen by the process that opens devices: {e}");
+            if request.path != routes::ADD_DEVICE {
+                return None;
             }
+            let e = opener.admit(connection).err()?;
+            debug!("the request is not seen by the process that opens devices: {e}");
+            let user = run_as::user().filter(|_| e.raw_os_error() == Some(libc::EPERM))?;
+            Some(not_roots(user))
         })),
     };
     let service = service.begin_threads_with(|thread| {

@@ -135,6 +135,7 @@ pub mod cli;
 pub mod control;
 pub mod ctl;
 pub mod explain;
+pub mod handover;
 pub mod report;
 pub mod run;
 pub mod tracer;

@@ -21,6 +21,7 @@ use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
 use mini_vmm::explain::{explain, note};
+use mini_vmm::handover;
 use mini_vmm::run;
 use mini_vmm::tracer::start_tracer;
 use tracing::level_filters::LevelFilter;
@@ -257,6 +258,10 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
 fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
     let (host_limit, sandbox) = (args.host_limit(), args.sandbox());
     let api_socket = args.api_socket();
+    let run_as = match args.run_as().map(handover::find).transpose() {
+        Ok(run_as) => run_as,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
@@ -266,7 +271,12 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
         Ok(api_socket) => api_socket,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, (host_limit, sandbox), api_socket, phases) {
+    match run::run(
+        config,
+        (host_limit, sandbox, run_as.as_ref()),
+        api_socket,
+        phases,
+    ) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

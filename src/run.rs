@@ -9,11 +9,11 @@ use api::events::EventLog;
 use api::witness::Door;
 use host::bind::{BindError, Host, check_calls, note_call_or_say};
 use host::binder::Binder;
-use host::managed::Managed;
+use host::managed::{Managed, Rights, must_ask};
 use rustix::process::geteuid;
 use tracing::debug;
 use vmm::boot::Images;
-use vmm::broker::{Admission, Nobody};
+use vmm::broker::{Admission, Nobody, RunUser};
 use vmm::config::VmConfig;
 use vmm::config::device::RomConfig;
 use vmm::console::{self, Console};
@@ -21,6 +21,7 @@ use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
+use vmm::sandbox::run_as::{RunAs, RunAsError};
 use vmm::sandbox::{self, Choice, Confinement, Kind, Mode, SandboxError};
 use vmm::vfio::kernel_calls;
 use vmm::vfio::opener::Opener;
@@ -31,6 +32,7 @@ use crate::control::clients::Clients;
 use crate::control::summary::VmSummary;
 use crate::control::vm::Vm;
 use crate::control::{self, ControlError};
+use crate::handover::{self, HandoverError};
 use crate::report::reporter::{ReportError, Reporter};
 
 /// The reason why a run failed.
@@ -45,6 +47,12 @@ pub enum RunError {
     /// The run cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The run cannot become another user's.
+    #[error(transparent)]
+    RunAs(#[from] RunAsError),
+    /// A file cannot be given to the run's user.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The socket for requests cannot be made.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -60,6 +68,8 @@ impl RunError {
             Self::Bind(e) => e.hint(),
             Self::Report(e) => Some(e.hint()),
             Self::Sandbox(e) => Some(e.hint()),
+            Self::RunAs(e) => Some(e.hint()),
+            Self::Handover(e) => Some(e.hint()),
             Self::Control(e) => Some(e.hint()),
             Self::Machine(e) => e.hint(),
         }
@@ -68,14 +78,14 @@ impl RunError {
 
 /// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
 /// how long a call of the host's kernel may take for a device with `managed=on`. `sandbox`: what
-/// the threads may do. `api_socket`: the socket that takes requests.
+/// the threads may do, and whose the process is. `api_socket`: the socket that takes requests.
 ///
 /// # Errors
 /// The user made a mistake, or the host refused a request. The host's devices are in their earlier
 /// state.
 pub fn run(
-    config: VmConfig,
-    (host_limit, sandbox): (Duration, Choice),
+    mut config: VmConfig,
+    (host_limit, sandbox, run_as): (Duration, Choice, Option<&RunAs>),
     api_socket: ApiSocket,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
@@ -93,31 +103,25 @@ pub fn run(
     // A socket that is in use is an error before the run takes anything from the host.
     api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
-    let reporter = Reporter::open(&config.statistics, phases)?;
+    // So are all mistakes in what another user gets.
+    let report = run_as.map(|user| handover::hand_over(user, &mut config, &api_socket));
+    let report = report.transpose()?.flatten();
+    let reporter = Reporter::open(&config.statistics, phases, report)?;
     let confined = sandbox::begin(sandbox, console::restore)?;
-    // Taking devices forks, so the process must still have a single thread. A device for which a
-    // call of an earlier run sleeps is refused. `managed` is dropped after the machine: the host
-    // gets its devices back when the VM no longer uses them.
-    let later = config.ports.count > 0
-        || api_socket.is_wanted()
-        || (confined != Mode::Off && !config.vfio.is_empty());
-    let (managed, opener) = {
-        let _phase = phase!("bind_devices");
-        let addresses = config.vfio.iter().map(|device| &*device.address);
-        check_calls(&Host::default(), addresses)?;
-        let clients = clients(&api_socket).map_err(ControlError::Start)?;
-        Managed::take(&config.vfio, host_limit, later, clients)?
-    };
+    // `managed` is dropped after the machine: the host gets its devices back when the VM no longer
+    // uses them.
+    let apart = confined == Mode::On || run_as.is_some();
+    let (managed, opener) = take(&config, host_limit, (confined, run_as), &api_socket)?;
     let binder = managed.as_ref().and_then(Managed::binder);
     let _calls = Calls(Arc::clone(&opener), binder.clone());
     // The other processes are there, and this one has no other thread yet.
-    sandbox::prepare(&confinement(&config, &api_socket))?;
-    if confined == Mode::On {
+    confine(&config, &api_socket, run_as)?;
+    if apart {
         kernel_calls::look_by(&opener);
     }
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
-    let broker = (confined == Mode::On).then(|| Arc::clone(&opener));
+    let broker = apart.then(|| Arc::clone(&opener));
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
     if let Some(binder) = binder {
         machine.set_claims(binder);
@@ -169,12 +173,56 @@ pub fn run(
     Ok(end)
 }
 
+/// Binds the devices with `managed=on`, and starts the processes that open and bind devices. That
+/// forks, so this process must still have a single thread. A device for which a call of an earlier
+/// run sleeps is refused.
+fn take(
+    config: &VmConfig,
+    host_limit: Duration,
+    (confined, run_as): (Mode, Option<&RunAs>),
+    api_socket: &ApiSocket,
+) -> Result<(Option<Managed>, Arc<Opener>), RunError> {
+    let _phase = phase!("bind_devices");
+    let rights = match (run_as, confined) {
+        (Some(user), _) => Rights::Users(RunUser::new(user.credentials())),
+        (None, Mode::On) => Rights::Own,
+        (None, Mode::Off | Mode::Log) => Rights::Any,
+    };
+    // Without the sandbox, the run binds and notes for itself.
+    let by_others = rights != Rights::Any || confined != Mode::Off;
+    let later =
+        config.ports.count > 0 || api_socket.is_wanted() || (by_others && !config.vfio.is_empty());
+    let addresses = config.vfio.iter().map(|device| &*device.address);
+    check_calls(&Host::default(), addresses)?;
+    let clients = clients(api_socket, run_as).map_err(ControlError::Start)?;
+    Ok(Managed::take(
+        &config.vfio,
+        host_limit,
+        (later, rights),
+        clients,
+    )?)
+}
+
+/// Confines this process, and makes it another user's.
+fn confine(
+    config: &VmConfig,
+    api_socket: &ApiSocket,
+    run_as: Option<&RunAs>,
+) -> Result<(), RunError> {
+    let confinement = confinement(config, api_socket, run_as);
+    sandbox::prepare(&confinement)?;
+    if let Some(user) = run_as {
+        user.enter(confinement.locks, confinement.shared)?;
+    }
+    Ok(())
+}
+
 /// Who names devices while the guest runs.
-fn clients(api_socket: &ApiSocket) -> io::Result<Arc<dyn Admission>> {
+fn clients(api_socket: &ApiSocket, run_as: Option<&RunAs>) -> io::Result<Arc<dyn Admission>> {
     let clients = |address| {
         Clients::by(Door {
             address,
-            user: geteuid().as_raw(),
+            user: run_as.map_or_else(|| geteuid().as_raw(), |user| user.uid),
             server: std::process::id(),
         })
     };
@@ -185,7 +233,7 @@ fn clients(api_socket: &ApiSocket) -> io::Result<Arc<dyn Admission>> {
 }
 
 /// What a confined run opens once it has begun.
-fn confinement(config: &VmConfig, api_socket: &ApiSocket) -> Confinement {
+fn confinement(config: &VmConfig, api_socket: &ApiSocket, run_as: Option<&RunAs>) -> Confinement {
     let roms = config.vfio.iter().filter_map(|device| match &device.rom {
         RomConfig::File(path) => Some(path.clone()),
         RomConfig::Device | RomConfig::Off => None,
@@ -196,6 +244,7 @@ fn confinement(config: &VmConfig, api_socket: &ApiSocket) -> Confinement {
         socket: api_socket.folder(),
         locks: !config.vfio.is_empty() || config.ports.count > 0,
         shared: config.memory.shared,
+        changes_user: run_as.is_some(),
     }
 }
 
@@ -211,9 +260,7 @@ impl Drop for Calls {
             };
             let (host, device) = (Host::default(), &waiting.device);
             let message = match &self.1 {
-                Some(binder) if Mode::current() != Mode::Off => {
-                    binder.note(device, waiting.call, caller)
-                }
+                Some(binder) if must_ask() => binder.note(device, waiting.call, caller),
                 _ => note_call_or_say(&host, device, waiting.call, caller),
             };
             if let Some(message) = message {

@@ -78,6 +78,8 @@ pub struct Connection {
     deadline: Option<Instant>,
     /// Until when a part of a request stays in the socket.
     held: Option<Instant>,
+    /// How a witness has answered the request that the input begins with.
+    refusal: Option<Response>,
 }
 
 impl Connection {
@@ -100,6 +102,7 @@ impl Connection {
             written: 0,
             deadline: Some(now + TIME_LIMIT),
             held: None,
+            refusal: None,
         }
     }
 
@@ -193,19 +196,29 @@ impl Connection {
         let over = waiting.bytes.is_empty() || waiting.attached || self.is_at_end();
         match parse(&waiting.bytes) {
             Parsed::Whole(request, used) => {
-                witness(&request, self.stream.as_fd());
-                match waiting.attached {
-                    // A read of a part would have the descriptors of all.
-                    true => self.read(),
-                    // The next request is looked at in its turn.
-                    false => self.read_to(used),
-                }
+                self.refusal = witness(&request, self.stream.as_fd());
+                // The next request is looked at in its turn.
+                self.read_to(used);
+                self.read_rest(waiting.bytes.len());
             }
             Parsed::Partial { expects } if !over && waiting.bytes.len() < INPUT_BUFFER => {
                 self.held = held.or(Some(now + PARTS_LIMIT));
                 self.go_on(expects);
             }
             Parsed::Partial { .. } | Parsed::Bad(_) => self.read(),
+        }
+    }
+
+    /// Reads the rest of a message of which a part was read with its descriptors. A look has ended
+    /// with the message, after so many bytes.
+    fn read_rest(&mut self, end: usize) {
+        let mut before = 0;
+        while let Some((at, _)) = &mut self.attached
+            && (before + 1..end).contains(&self.input.len())
+        {
+            *at = end - 1;
+            before = self.input.len();
+            self.read_to(end);
         }
     }
 
@@ -329,6 +342,11 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// How a witness has answered the request that was just returned.
+    pub fn take_refusal(&mut self) -> Option<Response> {
+        self.refusal.take()
     }
 
     /// Another thread makes the answer. Returns what tells that thread whether the client has gone,

@@ -300,6 +300,10 @@ impl Thread {
         while let Some((connection, _)) = self.connections.get_mut(&number)
             && let Some((request, attached)) = connection.next_request(Instant::now())
         {
+            if let Some(refusal) = connection.take_refusal() {
+                connection.respond(&refusal, Instant::now());
+                continue;
+            }
             let response = match self.service.find(&request.method, &request.path) {
                 Found::Nothing => {
                     let why = format!("There is no {}", request.path);

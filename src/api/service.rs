@@ -33,8 +33,8 @@ pub enum ServerThread {
 }
 
 /// A function that looks at a request that has arrived whole, before anything reads it from its
-/// connection.
-pub type Witness = Arc<dyn Fn(&Request, BorrowedFd<'_>) + Send + Sync>;
+/// connection. What it returns is the answer, and then no route is asked.
+pub type Witness = Arc<dyn Fn(&Request, BorrowedFd<'_>) -> Option<Response> + Send + Sync>;
 
 /// A function that answers requests.
 pub type Answer = Box<dyn Fn(&Request, &Caller) -> Response + Send + Sync>;

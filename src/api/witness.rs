@@ -5,10 +5,11 @@
 //! came, and the bytes that wait in it.
 
 use std::io;
+use std::mem;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rustix::net::{SocketAddrUnix, getsockname};
+use rustix::net::{SocketAddrUnix, getpeername, getsockname};
 
 use crate::limits::{MAX_BODY, MAX_HEAD};
 use crate::message::Request;
@@ -50,24 +51,35 @@ pub struct Door {
 }
 
 impl Door {
-    /// The request that waits whole in a connection, where it stays.
+    /// The request that waits whole in a connection, where it stays, and the client's user.
     ///
     /// # Errors
     /// It is no connection of a client who may control the run, or no whole request waits.
-    pub fn request(&self, connection: BorrowedFd<'_>) -> io::Result<Request> {
+    pub fn request(&self, connection: BorrowedFd<'_>) -> io::Result<(Request, u32)> {
         let refused = || io::Error::from_raw_os_error(libc::EACCES);
         let peer = Peer::of(connection)?;
         let may = peer.uid == 0 || peer.uid == self.user;
         let itself = peer.pid == Some(self.server.cast_signed());
-        if !may || itself || Address::of(connection)? != self.address {
+        if !may || itself || Address::of(connection)? != self.address || !is_clients(connection)? {
             return Err(refused());
         }
         let waiting = peek(connection, 2 * MAX_HEAD + MAX_BODY)?;
         match parse(&waiting.bytes) {
-            Parsed::Whole(request, _) => Ok(*request),
+            Parsed::Whole(request, _) => Ok((*request, peer.uid)),
             Parsed::Partial { .. } | Parsed::Bad(_) => Err(refused()),
         }
     }
+}
+
+/// Whether the other end has connected, and has not listened. The user of a listener is the one who
+/// called listen(2): a process that binds a socket of its own to the address, and connects that to
+/// a service of root's, would show what the service answers as a request of root's. A listener has
+/// an address, and all its connections have that; a client has none, unless it takes one.
+fn is_clients(connection: BorrowedFd<'_>) -> io::Result<bool> {
+    // An address without a name ends where the name would begin (unix(7)).
+    let unnamed = mem::offset_of!(libc::sockaddr_un, sun_path);
+    let peer = getpeername(connection)?;
+    Ok(peer.is_none_or(|peer| usize::try_from(peer.addr_len()) == Ok(unnamed)))
 }
 
 #[cfg(test)]
@@ -94,13 +106,15 @@ mod tests {
         };
         let mut client = UnixStream::connect(&path).unwrap();
         let (ours, _) = listener.accept().unwrap();
-        let see = |door: &Door| door.request(ours.as_fd()).ok().map(|seen| seen.path);
+        let see = |door: &Door| door.request(ours.as_fd()).ok().map(|(seen, _)| seen.path);
         client.write_all(b"PUT /one HTTP/1.1\r\n").unwrap();
         assert_eq!(see(&door), None);
         client.write_all(b"\r\nPUT /two HTTP/1.1\r\n\r\n").unwrap();
         for _ in 0..2 {
             assert_eq!(see(&door).as_deref(), Some("/one"));
         }
+        let (_, user) = door.request(ours.as_fd()).unwrap();
+        assert_eq!(user, door.user);
         // Itself, and a client of another user. Root may always.
         let server = std::process::id();
         let itself = Door {
@@ -126,6 +140,33 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(door.request(file.as_fd()).is_err());
         for path in [path, other_path] {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    /// What a service answers is no request, also if the service is root's.
+    #[test]
+    fn a_connection_to_a_service_is_none_of_a_client() {
+        let dir = std::env::temp_dir();
+        let own = format!("mini-vmm-witness-{}-service", std::process::id());
+        let [service, ours] = ["", "-own"].map(|end| dir.join(own.clone() + end));
+        let listener = UnixListener::bind(&service).unwrap();
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            None,
+        );
+        let socket = socket.unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&ours).unwrap()).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(&service).unwrap()).unwrap();
+        let (mut answers, _) = listener.accept().unwrap();
+        answers.write_all(b"PUT /one HTTP/1.1\r\n\r\n").unwrap();
+        let door = Door {
+            address: Address::of(socket.as_fd()).unwrap(),
+            user: rustix::process::geteuid().as_raw(),
+            server: 1,
+        };
+        assert!(door.request(socket.as_fd()).is_err());
+        for path in [service, ours] {
             std::fs::remove_file(path).unwrap();
         }
     }

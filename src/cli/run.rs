@@ -127,6 +127,13 @@ pub struct GuestArgs {
     #[arg(long, value_name = "MODE", value_parser = sandbox_modes())]
     sandbox: Option<Mode>,
 
+    /// As root: let the VMM's process be this user's, by name or number, without a capability, from
+    /// before the guest's first instruction. The user must be able to read the files of the other
+    /// flags. --stats' file and the empty folder of --api-socket become the user's. The processes
+    /// that open and bind devices stay root's. See docs/security.md
+    #[arg(long, value_name = "USER")]
+    run_as: Option<String>,
+
     /// At the end and on SIGUSR1, report the time of each start phase, exits by reason and
     /// register, KVM's own counters, interrupts and memory: as a table, or in FILE as JSON
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -202,6 +209,11 @@ impl RunArgs {
     /// What confines the threads.
     pub fn sandbox(&self) -> Choice {
         self.guest.sandbox()
+    }
+
+    /// The user of the run, if that is to change.
+    pub fn run_as(&self) -> Option<&str> {
+        self.guest.run_as.as_deref()
     }
 
     /// Makes the configuration of the VM that the flags describe.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use api::witness::Door;
-use vmm::broker::{Admission, Device};
+use vmm::broker::{Admission, Asked, Device};
 
 use crate::control::device::AddDevice;
 use crate::control::routes::ADD_DEVICE;
@@ -23,16 +23,18 @@ impl Clients {
 }
 
 impl Admission for Clients {
-    fn devices(&self, connection: &File) -> io::Result<Vec<Device>> {
-        let request = self.0.request(connection.as_fd())?;
+    fn asked(&self, connection: &File) -> io::Result<Asked> {
+        let (request, uid) = self.0.request(connection.as_fd())?;
         if (&*request.method, &*request.path) != ("PUT", ADD_DEVICE) {
-            return Ok(Vec::new());
+            let devices = Vec::new();
+            return Ok(Asked { uid, devices });
         }
         // What is no body of ours is refused by the route.
         let body = AddDevice::parse(&request.body).map_err(io::Error::other)?;
         // A function without an address comes by its open node, which is shown by itself.
         let functions = body.all().filter_map(|function| function.config(None).ok());
-        Ok(functions.filter_map(|config| Device::of(&config)).collect())
+        let devices = functions.filter_map(|config| Device::of(&config)).collect();
+        Ok(Asked { uid, devices })
     }
 }
 
@@ -43,6 +45,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use api::witness::Address;
+    use vmm::broker::Right;
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
@@ -61,8 +64,9 @@ mod tests {
             server: 1,
         });
         let connection = File::from(OwnedFd::from(ours));
-        let devices = clients.devices(&connection).unwrap_or_default();
-        let pair = |device: Device| (device.name.to_string(), device.managed);
+        let asked = clients.asked(&connection);
+        let devices = asked.map(|asked| asked.devices).unwrap_or_default();
+        let pair = |device: Device| (device.name.to_string(), device.right == Right::Bind);
         devices.into_iter().map(pair).collect()
     }
 

@@ -21,7 +21,7 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::log::error_chain::with_causes;
 use vmm::plug::AddError;
 use vmm::plug::host_side::Claims;
-use vmm::sandbox::{self, Mode};
+use vmm::sandbox::{self, Mode, run_as};
 use vmm::sys::packets::Packets;
 use vmm::sys::process::{self, Process};
 
@@ -214,7 +214,7 @@ impl Claims for Binder {
     /// A confined run may read no records whose folder is newer than the run.
     fn check(&self, devices: &[DeviceConfig]) -> Result<(), AddError> {
         let addresses = devices.iter().map(|device| &*device.address);
-        if Mode::current() == Mode::On {
+        if Mode::current() == Mode::On || run_as::has_changed() {
             let names: Vec<_> = addresses.clone().map(sysfs_name).collect();
             match self.ask(CHECK, &names) {
                 Err(NoAnswer::Gone) => {}

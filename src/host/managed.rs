@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, info};
-use vmm::broker::{Admission, Broker, Device, Named};
+use vmm::broker::{Admission, Broker, Device, Named, RunUser};
 use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
-use vmm::sandbox::Mode;
+use vmm::sandbox::{Mode, run_as};
 use vmm::sys::packets::Packets;
 use vmm::sys::process;
 use vmm::sys::process::Process;
@@ -46,18 +46,30 @@ pub struct Managed {
     opener: Arc<Opener>,
 }
 
+/// For which devices the other processes of a run act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// For all: the run has the rights that these processes have.
+    Any,
+    /// For the run's own. The run will not have its rights of now.
+    Own,
+    /// As [`Rights::Own`]. The run's process becomes this user's, whose clients have fewer rights
+    /// than root's.
+    Users(RunUser),
+}
+
 impl Managed {
     /// Starts the guardian of a run with these devices, and binds those with `managed=on`. Returns
     /// the bound devices, if there are or may be any, and the opener. Call this while the process
     /// has a single thread, because the process forks. With `later`, devices may be added while the
-    /// guest runs, which `clients` name.
+    /// guest runs, which `clients` name. Other processes act for the run, with these rights.
     ///
     /// # Errors
     /// A device cannot be bound. No device is bound then.
     pub fn take(
         devices: &[DeviceConfig],
         limit: Duration,
-        later: bool,
+        (later, rights): (bool, Rights),
         clients: Arc<dyn Admission>,
     ) -> Result<(Option<Self>, Arc<Opener>), BindError> {
         let managed = devices.iter().filter(|d| d.managed);
@@ -68,11 +80,12 @@ impl Managed {
         if addresses.is_empty() && !later {
             return Ok((None, kernel_calls::opener_or_here(limit)));
         }
-        let (mut managed, opener) = match Self::start(devices, limit, later, clients) {
+        let apart = rights != Rights::Any;
+        let (mut managed, opener) = match Self::start(devices, limit, (later, rights), clients) {
             Ok(started) => started,
             // Nothing needs the guardian yet: a later add with `managed=on` is refused. A confined
             // run cannot open devices itself.
-            Err(e) if addresses.is_empty() && Mode::current() != Mode::On => {
+            Err(e) if addresses.is_empty() && !apart => {
                 debug!("{}", with_causes(&e));
                 return Ok((None, kernel_calls::opener_or_here(limit)));
             }
@@ -96,14 +109,14 @@ impl Managed {
     fn start(
         devices: &[DeviceConfig],
         limit: Duration,
-        later: bool,
+        (later, rights): (bool, Rights),
         clients: Arc<dyn Admission>,
     ) -> Result<(Self, Arc<Opener>), BindError> {
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
-        let named = || match Mode::current() {
-            Mode::On => Named::only(devices.iter().filter_map(Device::of)),
-            Mode::Off | Mode::Log => Named::any(),
+        let named = || match rights {
+            Rights::Own | Rights::Users(_) => Named::only(devices.iter().filter_map(Device::of)),
+            Rights::Any => Named::any(),
         };
         // The guardian sees what clients name, and tells the binder. The run has no end of this.
         let (news, heard) = Packets::pair().map_err(BindError::Guardian)?;
@@ -115,6 +128,10 @@ impl Managed {
             false => None,
         };
         let broker = Broker::new(named(), clients, later.then_some(news));
+        let broker = match rights {
+            Rights::Users(user) => broker.run_as(user),
+            Rights::Own | Rights::Any => broker,
+        };
         let opener = kernel_calls::opener(limit, broker, &[&end], || {
             process::wait_readable(&end);
             let host = Host::with_limit(limit);
@@ -155,6 +172,11 @@ impl Managed {
     }
 }
 
+/// Whether this process lacks the rights that binding takes, so that another gives devices back.
+pub fn must_ask() -> bool {
+    Mode::current() != Mode::Off || run_as::has_changed()
+}
+
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
@@ -163,7 +185,7 @@ impl Drop for Managed {
         if self.bound.is_empty() && !later {
             return;
         }
-        if let Some(binder) = binder.filter(|_| Mode::current() != Mode::Off)
+        if let Some(binder) = binder.filter(|_| must_ask())
             && !self.opener.is_stuck()
         {
             return self.release_by(&binder);

@@ -47,12 +47,16 @@ impl ReportError {
 }
 
 impl Reporter {
-    /// Opens the file before the run takes anything from the host. Returns `None` if the user wants
-    /// no statistics.
+    /// Opens the file before the run takes anything from the host, unless it is `given`. Returns
+    /// `None` if the user wants no statistics.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn open(wanted: &Statistics, phases: Option<&Phases>) -> Result<Option<Self>, ReportError> {
+    pub fn open(
+        wanted: &Statistics,
+        phases: Option<&Phases>,
+        given: Option<File>,
+    ) -> Result<Option<Self>, ReportError> {
         let Some(phases) = phases.cloned() else {
             return Ok(None);
         };
@@ -60,7 +64,11 @@ impl Reporter {
             Statistics::Off => return Ok(None),
             Statistics::Table => None,
             Statistics::Json(path) => {
-                let target = Target::open(path).map_err(|source| ReportError {
+                let target = match given {
+                    Some(file) => Target::of(file),
+                    None => Target::open(path),
+                };
+                let target = target.map_err(|source| ReportError {
                     path: path.clone(),
                     source,
                 })?;
@@ -106,6 +114,10 @@ impl Target {
             .truncate(false)
             .custom_flags(libc::O_NONBLOCK)
             .open(path)?;
+        Self::of(file)
+    }
+
+    fn of(file: File) -> io::Result<Self> {
         if !file.metadata()?.is_file() {
             let replace = false;
             return Ok(Self { file, replace });

@@ -27,6 +27,7 @@ mod openapi;
 mod options;
 mod process;
 mod run;
+mod run_as;
 mod sandbox;
 mod stats;
 mod stats_file;

@@ -53,6 +53,7 @@ scenarios![
     persist,
     ports,
     resets,
+    run_as,
     sandbox,
     service,
     slurm,

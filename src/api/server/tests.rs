@@ -80,6 +80,7 @@ fn witnessed() -> (Rig, Arc<AtomicU64>) {
         };
         assert_eq!(&*same, request);
         count.fetch_add(1, Ordering::Relaxed);
+        (request.path == "/refused").then(|| Response::error(Status::Forbidden, &["no"]))
     });
     (rig_with(Some(witness)), seen)
 }
@@ -201,6 +202,7 @@ fn a_request_that_was_held_is_answered() {
         if request.path == "/ping" {
             thread::sleep(Duration::from_millis(700));
         }
+        None
     });
     let rig = rig_with(Some(witness));
     let mut held = rig.send(b"GET /count HTTP/1.1\r\n");

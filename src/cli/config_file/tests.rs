@@ -34,6 +34,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("host-timeout", "host-timeout = 3", &["--host-timeout", "3"]),
     ("no-reboot", "no-reboot = true", &["--no-reboot"]),
     ("sandbox", "sandbox = 'on'", &["--sandbox", "on"]),
+    ("run-as", "run-as = 'u'", &["--run-as", "u"]),
     ("api-socket", "api-socket = 's'", &["--api-socket", "s"]),
     ("stats", "stats = 'f'", &["--stats=f"]),
     ("verbose", "verbose = 2", &["-vv"]),

@@ -65,3 +65,4 @@ pub use request::BindRequest;
 pub use run_call::{check_calls, note_call_or_say};
 pub use unbind::{Outcome, UnbindRequest, release_of_run, release_run, unbind};
 pub use under_way::UnderWay;
+pub use user::User;

@@ -1,9 +1,10 @@
 //! The user who gets a device's nodes, and the permissions that the user still needs for a run.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+
+use vmm::hostinfo::permission::Credentials;
 
 use crate::bind::error::BindError;
 use crate::{limited, limited_command};
@@ -50,6 +51,25 @@ impl User {
             .ok_or_else(|| BindError::NoUser(name.into()))
     }
 
+    /// The user's other groups, of those in /etc/group. Other sources of groups (nsswitch.conf(5))
+    /// are not asked.
+    pub fn groups(&self) -> Vec<u32> {
+        self.groups_of(&fs::read_to_string("/etc/group").unwrap_or_default())
+    }
+
+    /// group(5): name, password, number, members.
+    fn groups_of(&self, groups: &str) -> Vec<u32> {
+        let number = |line: &str| {
+            let fields: Vec<_> = line.split(':').collect();
+            let [_, _, number, members, ..] = fields[..] else {
+                return None;
+            };
+            let is_member = members.split(',').any(|member| member == self.name);
+            number.parse().ok().filter(|_| is_member)
+        };
+        groups.lines().filter_map(number).collect()
+    }
+
     /// passwd(5): name, password, user, group, and more.
     fn parse(name: &str, passwd: &str) -> Option<Self> {
         passwd.lines().find_map(|line| {
@@ -71,27 +91,12 @@ impl User {
     /// Whether the user may read and write a node; `None` when there is no such node.
     fn may_use(&self, node: &Path, groups: &str) -> Option<bool> {
         let node = fs::metadata(node).ok()?;
-        let allowed = |shift: u32| node.mode() >> shift & 0o6 == 0o6;
-        Some(if self.uid == 0 {
-            true
-        } else if node.uid() == self.uid {
-            allowed(6)
-        } else if self.gid == Some(node.gid()) || self.in_group(node.gid(), groups) {
-            allowed(3)
-        } else {
-            allowed(0)
-        })
-    }
-
-    /// group(5): name, password, number, members.
-    fn in_group(&self, gid: u32, groups: &str) -> bool {
-        groups.lines().any(|line| {
-            let fields: Vec<_> = line.split(':').collect();
-            let [_, _, number, members, ..] = fields[..] else {
-                return false;
-            };
-            number.parse() == Ok(gid) && members.split(',').any(|m| m == self.name)
-        })
+        let groups = self.groups_of(groups).into_iter().chain(self.gid);
+        let credentials = Credentials {
+            uid: self.uid,
+            groups: groups.collect(),
+        };
+        Some(credentials.has_mode(&node))
     }
 
     /// The permissions and limits that the user lacks, one sentence each. The device's nodes are
@@ -124,7 +129,7 @@ impl User {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use vmm_sys_util::tempdir::TempDir;
 
@@ -141,6 +146,9 @@ mod tests {
         for name in ["", "bad", "worse", "ad", "y"] {
             assert_eq!(User::parse(name, PASSWD), None, "{name}");
         }
+        let groups = "a:x:4:x,ada\nb:x:5:adam\nc:x:z:ada\nd\ne:x:6:ada,y\n";
+        let ada = User::parse("ada", PASSWD).unwrap();
+        assert_eq!(ada.groups_of(groups), [4, 6]);
         assert!(User::find("no such user").is_err());
         assert_eq!(User::find("4000000001").unwrap().uid, 4_000_000_001);
     }

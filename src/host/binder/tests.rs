@@ -3,18 +3,20 @@
 use std::process::Command;
 use std::thread;
 
-use vmm::broker::Device;
+use vmm::broker::{Device, Right};
 
 use super::*;
 use crate::bind::fake::FakeHost;
 
 const DISK: &str = "0000:01:00.0";
 const NET: &str = "0000:02:00.0";
+const USERS: &str = "0000:03:00.0";
 
 fn fake() -> FakeHost {
     FakeHost::new(&["nvme", "e1000e", "vfio-pci"])
         .device(DISK, 0x01_0802, Some("nvme"), Some(1))
         .device(NET, 0x02_0000, Some("e1000e"), Some(2))
+        .device(USERS, 0x01_0802, Some("nvme"), Some(3))
 }
 
 #[test]
@@ -35,7 +37,7 @@ fn devices_are_bound_and_given_back_one_by_one() {
             assert_eq!(fake.driver(device).as_deref(), Some("vfio-pci"), "{device}");
         }
         // Only what is named, and what the run has.
-        binder.give_back(&names(&[DISK, "0000:03:00.0"]));
+        binder.give_back(&names(&[DISK, USERS]));
         assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
         assert_eq!(fake.driver(NET).as_deref(), Some("vfio-pci"));
         let e = binder.bind(&names(&["0000:09:00.0"])).unwrap_err();
@@ -137,19 +139,24 @@ fn a_confined_run_gets_its_own_devices_alone() {
     let (ours, theirs) = Packets::pair().unwrap();
     let (news, heard) = Packets::pair().unwrap();
     let host = fake.host();
-    let device = |name: &str, managed| Device {
+    let device = |name: &str, right| Device {
         name: name.parse().unwrap(),
-        managed,
+        right,
     };
-    let named = Named::only([device(NET, false)]).hearing(heard);
+    let all = [
+        device(NET, Right::Open),
+        // A client of the run's user has named it (`--run-as`).
+        device(USERS, Right::AsUser),
+    ];
+    let named = Named::only(all).hearing(heard);
     let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| serve(&theirs, &host, run, &named));
-        // The second was named without managed=on.
+        // The second and the third were named without managed=on.
         for name in [
             DISK,
             NET,
-            "0000:09:00.0",
+            USERS,
             "01:00.0",
             "/sys/bus/pci/devices/0000:01:00.0",
         ] {
@@ -169,7 +176,7 @@ fn a_confined_run_gets_its_own_devices_alone() {
         );
         assert!(binder.ask(CHECK, &[NET.into()]).is_ok());
         // A client names the disk, which the other process sees.
-        news.send(&[&[1], DISK.as_bytes()].concat(), &[]).unwrap();
+        news.send(&[&[2], DISK.as_bytes()].concat(), &[]).unwrap();
         binder.bind(&[DISK.into()]).unwrap();
         assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
         assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
@@ -192,7 +199,7 @@ fn a_call_is_noted_for_the_runs_own_devices_alone() {
     let caller = Process::of(child.id()).unwrap();
     let named = Named::only([Device {
         name: DISK.parse().unwrap(),
-        managed: false,
+        right: Right::Open,
     }]);
     for (name, noted) in [(NET, false), (DISK, true)] {
         let words = format!("{name}\nopen\n{}\n{}", caller.pid, caller.started);

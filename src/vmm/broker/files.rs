@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use pci::Bdf;
 
-use crate::broker::named::Named;
+use crate::broker::named::{Named, Right};
 use crate::hostinfo::device_node::device_node;
 use crate::hostinfo::name::HostName;
 use crate::hostinfo::node_of::{NodeOf, node_of};
@@ -52,11 +52,16 @@ impl Node {
 
     /// The path.
     pub fn path(&self) -> String {
+        "/dev/".to_owned() + &self.below_dev()
+    }
+
+    /// The path below /dev.
+    pub fn below_dev(&self) -> String {
         match self {
-            Self::Iommufd => "/dev/iommu".into(),
-            Self::Container => "/dev/vfio/vfio".into(),
-            Self::Group(number) => format!("/dev/vfio/{number}"),
-            Self::Device(number) => format!("/dev/vfio/devices/vfio{number}"),
+            Self::Iommufd => "iommu".into(),
+            Self::Container => "vfio/vfio".into(),
+            Self::Group(number) => format!("vfio/{number}"),
+            Self::Device(number) => format!("vfio/devices/vfio{number}"),
         }
     }
 
@@ -70,17 +75,15 @@ impl Node {
         }
     }
 
-    /// Whether the run may use the node: one of no device, or of one of its own.
-    pub fn is_of(&self, sysfs: &Sysfs, named: &Named) -> bool {
-        let mut devices = named.all().into_iter();
-        match self {
-            Self::Iommufd | Self::Container => true,
-            Self::Group(number) => devices.any(|device| group(sysfs, device.name) == Some(*number)),
-            Self::Device(number) => devices.any(|device| {
-                let node = device_node(&sysfs.path_of(device.name));
-                node.is_some_and(|node| node == format!("vfio{number}"))
-            }),
+    /// The run's right to the node: to one of no device, or by one of its own devices; `None` if it
+    /// has none.
+    pub fn right(&self, sysfs: &Sysfs, named: &Named) -> Option<Right> {
+        if matches!(self, Self::Iommufd | Self::Container) {
+            return Some(Right::Open);
         }
+        let devices = named.all().into_iter();
+        let own = devices.filter(|device| nodes_of(sysfs, device.name).contains(self));
+        own.map(|device| device.right).max()
     }
 
     /// Whether an open file is this node's, and not that of another device with its path.
@@ -96,6 +99,16 @@ impl Node {
 fn plain_number(text: &str) -> Option<u32> {
     let number: u32 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
+}
+
+/// The nodes of a device: its group's, and its own one.
+pub fn nodes_of(sysfs: &Sysfs, name: HostName) -> Vec<Node> {
+    let own = || {
+        let node = device_node(&sysfs.path_of(name))?;
+        plain_number(node.strip_prefix("vfio")?).map(Node::Device)
+    };
+    let group = group(sysfs, name).map(Node::Group);
+    group.into_iter().chain(own()).collect()
 }
 
 fn group(sysfs: &Sysfs, name: HostName) -> Option<u32> {

@@ -10,33 +10,47 @@ use crate::sys::packets::Packets;
 /// The most devices of a list. A guest has fewer.
 const MOST: usize = 4096;
 
+/// What may be done with a device for the run. Each right has those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Right {
+    /// Those of its nodes are opened that the run's user may open (`--run-as`).
+    AsUser,
+    /// Its nodes are opened.
+    Open,
+    /// It is also bound (`managed=on`).
+    Bind,
+}
+
 /// A device that may be opened for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     /// The host's name.
     pub name: HostName,
-    /// Whether the device may be bound for the run (`managed=on`).
-    pub managed: bool,
+    /// What may be done with it.
+    pub right: Right,
 }
 
 impl Device {
     /// The device of a flag or of a request; `None` if the address is none.
     pub fn of(config: &DeviceConfig) -> Option<Self> {
         let name = parse_address(&config.address).ok()?;
-        let managed = config.managed;
-        Some(Self { name, managed })
+        let right = match config.managed {
+            true => Right::Bind,
+            false => Right::Open,
+        };
+        Some(Self { name, right })
     }
 
     fn encode(self) -> Vec<u8> {
-        let kind = u8::from(self.managed);
-        [&[kind], self.name.to_string().as_bytes()].concat()
+        [&[self.right as u8], self.name.to_string().as_bytes()].concat()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let (managed, name) = bytes.split_first()?;
+        let (right, name) = bytes.split_first()?;
         let name = str::from_utf8(name).ok()?.parse().ok()?;
-        let managed = *managed != 0;
-        Some(Self { name, managed })
+        let all = [Right::AsUser, Right::Open, Right::Bind];
+        let right = all.into_iter().find(|known| *known as u8 == *right)?;
+        Some(Self { name, right })
     }
 }
 
@@ -86,9 +100,9 @@ impl Named {
         let full = devices.len() >= MOST;
         let known = devices.iter_mut().find(|known| known.name == device.name);
         match known {
-            Some(known) if known.managed || !device.managed => false,
+            Some(known) if known.right >= device.right => false,
             Some(known) => {
-                known.managed = true;
+                known.right = device.right;
                 true
             }
             None if full => false,
@@ -101,13 +115,18 @@ impl Named {
 
     /// Whether a device is the run's.
     pub fn has(&self, name: HostName) -> bool {
-        self.is_any() || self.all().iter().any(|device| device.name == name)
+        self.allows(name, Right::AsUser)
     }
 
     /// Whether a device may be bound for the run.
     pub fn is_managed(&self, name: HostName) -> bool {
+        self.allows(name, Right::Bind)
+    }
+
+    /// Whether the run has a right to a device.
+    pub fn allows(&self, name: HostName, right: Right) -> bool {
         let mut all = self.all().into_iter();
-        self.is_any() || all.any(|device| device.name == name && device.managed)
+        self.is_any() || all.any(|device| device.name == name && device.right >= right)
     }
 
     /// Whether the run is not confined.
@@ -147,24 +166,28 @@ pub(super) fn tell(news: &Packets, device: Device) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn device(name: &str, managed: bool) -> Device {
+    fn device(name: &str, right: Right) -> Device {
         let name = name.parse().unwrap();
-        Device { name, managed }
+        Device { name, right }
     }
 
     #[test]
     fn the_list_has_what_was_named_and_added() {
         let [disk, net] = ["0000:01:00.0", "0000:02:00.0"].map(|name| name.parse().unwrap());
-        let named = Named::only([device("01:00.0", false)]);
+        let named = Named::only([device("01:00.0", Right::Open)]);
         assert!(named.has(disk) && !named.has(net) && !named.is_managed(disk));
-        assert!(!named.add(device("01:00.0", false)));
-        assert!(named.add(device("01:00.0", true)) && named.is_managed(disk));
+        assert!(!named.add(device("01:00.0", Right::Open)));
+        assert!(named.add(device("01:00.0", Right::Bind)) && named.is_managed(disk));
         // A right stays.
-        assert!(!named.add(device("01:00.0", false)) && named.is_managed(disk));
-        assert!(named.add(device("02:00.0", false)));
-        assert!(named.has(net) && !named.is_managed(net));
+        for right in [Right::AsUser, Right::Open] {
+            assert!(!named.add(device("01:00.0", right)) && named.is_managed(disk));
+        }
+        assert!(named.add(device("02:00.0", Right::AsUser)));
+        assert!(named.has(net) && !named.allows(net, Right::Open));
+        assert!(named.add(device("02:00.0", Right::Open)));
+        assert!(named.allows(net, Right::Open) && !named.is_managed(net));
         for number in 0..MOST {
-            named.add(device(&format!("{number:04x}:05:00.0"), true));
+            named.add(device(&format!("{number:04x}:05:00.0"), Right::Bind));
         }
         assert_eq!(named.all().len(), MOST);
         let any = Named::any();
@@ -175,17 +198,25 @@ mod tests {
     fn the_other_process_learns_what_came() {
         let (ours, theirs) = Packets::pair().unwrap();
         let named = Named::only([]).hearing(theirs);
-        let [disk, net] = [device("01:00.0", true), device("02:00.0", false)];
+        let all = [
+            device("01:00.0", Right::Bind),
+            device("02:00.0", Right::Open),
+            device("03:00.0", Right::AsUser),
+        ];
+        let [disk, net, users] = all;
         assert!(!named.has(disk.name));
-        tell(&ours, disk).unwrap();
-        tell(&ours, net).unwrap();
+        for device in all {
+            tell(&ours, device).unwrap();
+        }
         ours.send(&[1, 0xff], &[]).unwrap();
+        ours.send(b"\x090000:04:00.0", &[]).unwrap();
         assert!(named.is_managed(disk.name) && named.has(net.name));
-        assert_eq!(named.all(), [disk, net]);
+        assert!(named.has(users.name) && !named.allows(users.name, Right::Open));
+        assert_eq!(named.all(), all);
         // The other one has ended.
         drop(ours);
         assert!(named.has(disk.name));
-        let uuid = device("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", true);
+        let uuid = device("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", Right::Bind);
         assert_eq!(Device::decode(&uuid.encode()), Some(uuid));
     }
 }

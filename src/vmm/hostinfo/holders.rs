@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::hostinfo::guardian;
 use crate::hostinfo::looker::{self, Look};
-use crate::hostinfo::status::{VMM, name, status, user};
+use crate::hostinfo::status::{VMM, name, status, status_of_asker, user};
 
 /// A process, by its number and its name.
 pub type Holder = (u32, String);
@@ -51,7 +51,8 @@ impl Holders {
         }
     }
 
-    /// As [`Holders::of`], by this process itself, without the processes `without`.
+    /// As [`Holders::of`], by this process itself, for the first of the processes `without`, which
+    /// are not looked at.
     pub fn look(nodes: &[&Path], without: &[u32]) -> Self {
         let numbers = nodes.iter().filter_map(|node| device_number(node).ok()?);
         let numbers: Vec<u64> = numbers.collect();
@@ -66,8 +67,8 @@ impl Holders {
         let Ok(entries) = fs::read_dir(proc) else {
             return Self::refused();
         };
-        let this = status(proc, "self");
-        let own = user(&this);
+        let asker = status_of_asker(proc, without);
+        let own = user(&asker);
         let mut found = Self::default();
         let entries = entries.flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::hostinfo::holders::{Holder, Holders};
 use crate::hostinfo::looker::{self, Look};
-use crate::hostinfo::status::{field, status, user};
+use crate::hostinfo::status::{field, status, status_of_asker, user};
 use crate::sys;
 
 /// The node of iommufd.
@@ -36,16 +36,17 @@ impl LockedByOthers {
         }
     }
 
-    /// As [`LockedByOthers::read`], by this process itself, without the processes `without`.
+    /// As [`LockedByOthers::read`], by this process itself, for the user of the first of the
+    /// processes `without`, which are not counted.
     pub fn look(without: &[u32]) -> Self {
         let holders = Holders::look(&[Path::new(NODE)], without);
         let all = [holders.processes, holders.own_hidden].concat();
-        Self::among(Path::new("/proc"), all)
+        Self::among(Path::new("/proc"), without, all)
     }
 
-    fn among(proc: &Path, holders: Vec<Holder>) -> Self {
-        let this = status(proc, "self");
-        let own = user(&this);
+    fn among(proc: &Path, without: &[u32], holders: Vec<Holder>) -> Self {
+        let asker = status_of_asker(proc, without);
+        let own = user(&asker);
         let counted = |holder: Holder| {
             let status = status(proc, &holder.0.to_string());
             let ours = own.is_some() && user(&status) == own && !sys::may_lock(&status);
@@ -117,7 +118,11 @@ mod tests {
         write("7", 1000, 1 << 14, 1024);
         write("8", 1000, 0, 0);
         let holders = [5, 6, 7, 8, 9].map(|pid| (pid, format!("p{pid}")));
-        let found = LockedByOthers::among(proc.as_path(), holders.to_vec());
+        // The process that looks may be another user's than the one that asks, or alone be seen.
+        write("4", 1001, 0, 0);
+        let of_the_other = LockedByOthers::among(proc.as_path(), &[4, 2], holders.to_vec());
+        assert_eq!(of_the_other.processes, [((6, "p6".into()), 512 << 10)]);
+        let found = LockedByOthers::among(proc.as_path(), &[3, 2], holders.to_vec());
         assert_eq!(found.processes, [((5, "p5".into()), 256 << 10)]);
         assert_eq!(found.bytes(), 256 << 10);
         assert_eq!(found.in_words(), "process 5 (p5)");

@@ -19,6 +19,7 @@ pub mod name;
 pub mod node_access;
 pub mod node_of;
 pub mod pci_device;
+pub mod permission;
 mod registered;
 pub mod resets;
 pub mod resizable;

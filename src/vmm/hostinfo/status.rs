@@ -11,6 +11,14 @@ pub(super) fn status(proc: &Path, pid: &str) -> String {
     fs::read_to_string(proc.join(pid).join("status")).unwrap_or_default()
 }
 
+/// The status of the process that asks, which is the first of those that are not looked at. This
+/// one may look for it as another user. Where /proc hides it (`hidepid=`), this process's own.
+pub(super) fn status_of_asker(proc: &Path, without: &[u32]) -> String {
+    let asker = without.first().map(|pid| status(proc, &pid.to_string()));
+    let seen = asker.filter(|text| !text.is_empty());
+    seen.unwrap_or_else(|| status(proc, "self"))
+}
+
 /// The first word of a field.
 pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = status.lines();

@@ -13,6 +13,7 @@
 //! | `helper` | the processes that open devices and bind them: what they may not do |
 //! | `refusal` | what happens when a thread makes another call |
 //! | `landlock` | which files the process may open |
+//! | [`run_as`] | `--run-as`: the process becomes another user's |
 //! | `process` | the process: no core, not dumpable, the limit on locked memory |
 //!
 //! The processes that open devices and bind them are forked before. They do what the VMM asks them
@@ -30,6 +31,7 @@ pub mod mode;
 mod names;
 mod process;
 mod refusal;
+pub mod run_as;
 mod thread;
 
 pub use helper::enter_helper;

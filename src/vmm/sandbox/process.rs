@@ -24,6 +24,8 @@ pub struct Confinement {
     pub locks: bool,
     /// Whether another process maps the guest's memory (`shared=on`).
     pub shared: bool,
+    /// Whether the run becomes another user's, who has no capability.
+    pub changes_user: bool,
 }
 
 /// What the sandbox does not do yet, which is said at the start with `-v`.
@@ -109,7 +111,7 @@ pub fn begin(choice: Choice, before_end: fn()) -> Result<Mode, SandboxError> {
 pub fn prepare(run: &Confinement) -> Result<(), SandboxError> {
     let call = |call| move |source| SandboxError::Call { call, source };
     if Mode::current() == Mode::On {
-        raise_memory_limit(run.locks);
+        raise_memory_limit(run.locks, !run.changes_user);
         hide_memory(run.shared).map_err(call("prctl"))?;
         confine_files(run).map_err(call("landlock"))?;
         info!("{LIMITS}");
@@ -137,8 +139,8 @@ fn has_filters() -> io::Result<()> {
 
 /// The kernel looks at CAP_IPC_LOCK at each map for DMA, and otherwise at the limit on locked
 /// memory. A user who may lock any amount now may do so without the capability. Without
-/// CAP_SYS_RESOURCE the limit stays, and a run with devices keeps CAP_IPC_LOCK.
-fn raise_memory_limit(locks: bool) {
+/// CAP_SYS_RESOURCE the limit stays, and a run with devices that `may_keep` it keeps CAP_IPC_LOCK.
+pub(super) fn raise_memory_limit(locks: bool, may_keep: bool) {
     if !locks || sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
         return;
     }
@@ -146,9 +148,16 @@ fn raise_memory_limit(locks: bool) {
         current: None,
         maximum: None,
     };
-    if let Err(e) = setrlimit(Resource::Memlock, none) {
-        info!("sandbox: CAP_IPC_LOCK is kept: the limit on locked memory cannot be raised: {e}");
-        thread::keep_memory_lock();
+    match setrlimit(Resource::Memlock, none) {
+        Ok(()) => {}
+        Err(e) if may_keep => {
+            info!(
+                "sandbox: CAP_IPC_LOCK is kept: the limit on locked memory cannot be raised: {e}"
+            );
+            thread::keep_memory_lock();
+        }
+        // The check of locked memory says what lacks.
+        Err(e) => debug!("the limit on locked memory cannot be raised: {e}"),
     }
 }
 

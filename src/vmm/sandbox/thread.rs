@@ -69,8 +69,7 @@ fn confine(kind: Kind, mode: Mode) -> io::Result<()> {
 /// Adds a filter to this thread.
 pub(super) fn install(program: &[sock_filter]) -> io::Result<()> {
     // Without this, only CAP_SYS_ADMIN may add a filter (seccomp(2)).
-    // SAFETY: the call passes numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    no_new_privileges()?;
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
         filter: program.as_ptr().cast_mut(),
@@ -88,6 +87,13 @@ pub(super) fn install(program: &[sock_filter]) -> io::Result<()> {
             &raw const program,
         )
     })
+}
+
+/// No program that this thread, or one that it starts, executes gets more rights (prctl(2),
+/// PR_SET_NO_NEW_PRIVS).
+pub(super) fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: the call passes numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())
 }
 
 /// `_LINUX_CAPABILITY_VERSION_3` (linux/capability.h), and this thread.

@@ -32,7 +32,7 @@ impl KernelCalls {
 
     /// Opens a node.
     fn open(&self, path: &str) -> io::Result<File> {
-        let node = self.0.node(path)?;
+        let node = self.0.node_to_open(path)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -183,7 +183,7 @@ pub fn opener_or_here(limit: Duration) -> Arc<Opener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::{Device, Named, Nobody};
+    use crate::broker::{Device, Named, Nobody, Right};
 
     #[test]
     fn a_process_may_not_fork_beside_threads() {
@@ -241,7 +241,7 @@ mod tests {
         let name = "ffff:01:00.0".parse().unwrap();
         let own = Device {
             name,
-            managed: true,
+            right: Right::Bind,
         };
         let nobody = Arc::new(Nobody);
         KernelCalls::of(Broker::new(Named::only([own]), nobody, None))

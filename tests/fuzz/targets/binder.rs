@@ -18,7 +18,7 @@ use host::binder::serve;
 use host::paths::{Addresses, HostPaths};
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{Shutdown, shutdown};
-use vmm::broker::{Device, Named};
+use vmm::broker::{Device, Named, Right};
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::sys::packets::Packets;
 use vmm::sys::process::Process;
@@ -362,9 +362,11 @@ fuzz_target!(|bytes: &[u8]| {
     let dir = TempDir::new_with_prefix(shm).or_else(|_| TempDir::new());
     let dir = dir.expect("a directory");
     let kernel = made(dir.as_path());
-    let own = DEVICES.iter().take(2).map(|(name, _)| Device {
+    // A client of the run's user has named the third.
+    let rights = [Right::Bind, Right::Bind, Right::AsUser];
+    let own = DEVICES.iter().zip(rights).map(|((name, _), right)| Device {
         name: name.parse().expect("an address"),
-        managed: true,
+        right,
     });
     let named = match bytes.first() {
         Some(b'g' | b'n') | None => Named::any(),

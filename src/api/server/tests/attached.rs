@@ -127,6 +127,38 @@ fn a_message_may_have_two_requests() {
     }
 }
 
+/// A witness sees each request, whatever comes with those beside it. A request that it answers
+/// reaches no route, and nobody keeps what came with it.
+#[test]
+fn a_witness_sees_the_requests_beside_descriptors() {
+    let kept = "PUT /file HTTP/1.1\r\n\r\n";
+    let last = "PUT /now HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let refused = "PUT /refused HTTP/1.1\r\n\r\n";
+    for (parts, bodies, used) in [
+        (
+            [(kept, 1), (kept, 0), (last, 1)],
+            ["one", "nothing", "one"],
+            2,
+        ),
+        (
+            [(kept, 0), (kept, 0), (last, 1)],
+            ["nothing", "nothing", "one"],
+            1,
+        ),
+        ([(kept, 1), (kept, 1), (last, 1)], ["one", "one", "one"], 3),
+        (
+            [(refused, 1), (refused, 0), (last, 1)],
+            ["no", "no", "one"],
+            1,
+        ),
+    ] {
+        let (rig, seen) = witnessed();
+        let (found, count) = answers_of(&rig, &parts);
+        assert_eq!((&found[..], count), (&bodies.map(String::from)[..], used));
+        assert_eq!(seen.load(Ordering::Relaxed), 3, "{parts:?}");
+    }
+}
+
 #[test]
 fn our_own_client_sends_a_file() {
     let rig = rig();

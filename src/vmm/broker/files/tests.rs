@@ -1,63 +1,16 @@
-//! A made-up sysfs: a disk with its own node behind a port, a network card that is not the run's,
-//! and a virtual function.
+//! With the devices of a made-up host.
 
-use std::fs::{create_dir_all, write};
+use std::fs::create_dir_all;
 use std::os::unix::fs::symlink;
 
-use vmm_sys_util::tempdir::TempDir;
-
 use super::*;
+use crate::broker::fake::{DISK, NET, PHYSICAL, PORT, VIRTUAL, host};
 use crate::broker::named::Device;
-
-const PORT: &str = "0000:00:1c.0";
-const DISK: &str = "0000:01:00.0";
-const NET: &str = "0000:02:00.0";
-const VIRTUAL: &str = "0000:03:00.1";
-const PHYSICAL: &str = "0000:03:00.0";
-
-fn host() -> (TempDir, Sysfs) {
-    let root = TempDir::new().unwrap();
-    let at = |path: &str| root.as_path().join(path);
-    let below = |name: &str| match name {
-        DISK => format!("devices/pci0000:00/{PORT}/{name}"),
-        name => format!("devices/pci0000:00/{name}"),
-    };
-    create_dir_all(at("bus/pci/devices")).unwrap();
-    for (name, group, node) in [
-        (PORT, None, None),
-        (DISK, Some(7), Some(0)),
-        (NET, Some(8), Some(1)),
-        (PHYSICAL, Some(9), None),
-        (VIRTUAL, Some(10), None),
-    ] {
-        let home = at(&below(name));
-        create_dir_all(&home).unwrap();
-        symlink(&home, at("bus/pci/devices").join(name)).unwrap();
-        if let Some(group) = group {
-            let target = at(&format!("kernel/iommu_groups/{group}"));
-            create_dir_all(&target).unwrap();
-            symlink(target, home.join("iommu_group")).unwrap();
-        }
-        if let Some(node) = node {
-            let dir = home.join(format!("vfio-dev/vfio{node}"));
-            create_dir_all(&dir).unwrap();
-            write(dir.join("dev"), format!("511:{node}\n")).unwrap();
-        }
-    }
-    let physical = at(&below(PHYSICAL));
-    symlink(physical, at(&below(VIRTUAL)).join("physfn")).unwrap();
-    for (class, number) in [("misc/iommu", "1:3"), ("misc/vfio", "10:196")] {
-        create_dir_all(at("class").join(class)).unwrap();
-        write(at("class").join(class).join("dev"), number).unwrap();
-    }
-    let sysfs = Sysfs::at(root.as_path());
-    (root, sysfs)
-}
 
 fn named(devices: &[&str]) -> Named {
     let device = |name: &&str| Device {
         name: name.parse().unwrap(),
-        managed: false,
+        right: Right::Open,
     };
     Named::only(devices.iter().map(device))
 }
@@ -102,7 +55,8 @@ fn nodes_have_one_form() {
 fn a_run_has_the_nodes_of_its_devices_alone() {
     let (_root, sysfs) = host();
     let named = named(&[DISK, "0000:0f:00.0"]);
-    let own = |path: &str| Node::parse(path).unwrap().is_of(&sysfs, &named);
+    let right = |path: &str| Node::parse(path).unwrap().right(&sysfs, &named);
+    let own = |path: &str| right(path) == Some(Right::Open);
     for path in [
         "/dev/iommu",
         "/dev/vfio/vfio",
@@ -117,7 +71,17 @@ fn a_run_has_the_nodes_of_its_devices_alone() {
         "/dev/vfio/devices/vfio1",
         "/dev/vfio/devices/vfio7",
     ] {
-        assert!(!own(path), "{path}");
+        assert_eq!(right(path), None, "{path}");
+    }
+    // The highest right of the devices behind a node counts.
+    for (added, group) in [(Right::AsUser, Right::AsUser), (Right::Bind, Right::Bind)] {
+        named.add(Device {
+            name: NET.parse().unwrap(),
+            right: added,
+        });
+        for path in ["/dev/vfio/8", "/dev/vfio/devices/vfio1"] {
+            assert_eq!(right(path), Some(group), "{path}");
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use crate::hostinfo::looker::{Look, Looker};
 use crate::log::stderr::say;
-use crate::sandbox;
+use crate::sandbox::{self, run_as};
 use crate::sys::packets::Packets;
 use crate::sys::process;
 use crate::sys::ready;
@@ -334,7 +334,9 @@ impl Opener {
         let mut list = list.unwrap_or_else(PoisonError::into_inner);
         // Without /proc, a call counts as one that still sleeps.
         if sandbox::may_read_files() {
-            list.retain(|waiting| !waiting.caller.is_some_and(|caller| caller.has_ended()));
+            let sees = !run_as::has_changed() || sees_others();
+            let ended = |waiting: &Waiting| waiting.caller.is_some_and(|caller| caller.has_ended());
+            list.retain(|waiting| !(sees && ended(waiting)));
         }
         list
     }
@@ -454,6 +456,12 @@ impl Drop for Opener {
             process::reap_within(child, EXIT_LIMIT);
         }
     }
+}
+
+/// Whether /proc shows the processes of other users: with `hidepid=`, each looks as if it had ended
+/// (proc(5)).
+fn sees_others() -> bool {
+    Path::new("/proc/1/stat").exists()
 }
 
 /// Sends a request. Returns the socket on which the answers come.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, wait};
 
 use super::*;
-use crate::broker::{Broker, Device, Named, Nobody};
+use crate::broker::{Broker, Device, Named, Nobody, Right};
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::locked::LockedByOthers;
 use crate::hostinfo::looker::{self, Look, Looker};
@@ -375,7 +375,7 @@ fn a_confined_process_gets_only_its_own() {
         sandbox::begin(Choice::Given(Mode::On), || {}).unwrap();
         let own = Device {
             name: "ffff:01:00.0".parse().unwrap(),
-            managed: false,
+            right: Right::Open,
         };
         let broker = Broker::new(Named::only([own]), Arc::new(Nobody), None);
         let limit = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use crate::sandbox;
+use crate::sandbox::{self, run_as};
 use crate::sys::process::Process;
 
 /// A call that another process still makes.
@@ -34,7 +34,8 @@ impl Waiting {
 
     /// What the user can do about it.
     pub fn hint(&self) -> String {
-        self.hint_for(geteuid().is_root())
+        // Another process of root's notes the call for such a run.
+        self.hint_for(geteuid().is_root() || run_as::has_changed())
     }
 
     /// The hint for root, whose runs note the call for later commands, or for another user, who may
