@@ -2,8 +2,7 @@
 //! at a time, and their number in each second of all others. One quantity for each kind of work
 //! keeps the number of comparisons small.
 
-use crate::work::queues::Queues;
-use crate::work::task::{Sample, Work};
+use crate::work::task::{Queues, Sample, Work};
 use crate::work::traffic::Traffic;
 
 /// The value of a sample.

@@ -4,22 +4,11 @@
 use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::stats::latency::Latencies;
+use crate::work::task::Queues;
 use crate::work::writes::Writes;
-
-/// From where the operations come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Queues {
-    /// From where the scheduler has the threads.
-    #[default]
-    One,
-    /// As many at a time from each CPU.
-    EachCpu,
-}
 
 /// One of the parts that work at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

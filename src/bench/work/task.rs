@@ -6,7 +6,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use serde::{Deserialize, Serialize};
 
 use crate::stats::latency::Latencies;
-use crate::work::queues::Queues;
 use crate::work::traffic::{SHORTEST, Traffic};
 
 /// The order of the blocks that are read.
@@ -17,6 +16,17 @@ pub enum Order {
     Random,
     /// One after the other, from a random block on.
     Sequential,
+}
+
+/// From where the operations come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Queues {
+    /// From where the scheduler has the threads.
+    #[default]
+    One,
+    /// As many at a time from each CPU.
+    EachCpu,
 }
 
 /// How several reads are in flight at a time.
