@@ -23,6 +23,7 @@ scenarios![
     affinity,
     bench,
     bench_ends,
+    bench_kills,
     bench_ports,
     bench_writes,
     bind,
