@@ -61,7 +61,7 @@ impl Opening {
             };
             // The machine may have failed meanwhile.
             let _ = tell.send(Ok(begun.interface()));
-            let opened = set.finish(&begun)?;
+            let opened = set.finish(begun)?;
             match to_attach.recv() {
                 Ok(attach) if !over.is_over() => attach(opened),
                 // The machine is not made, or the run is over.

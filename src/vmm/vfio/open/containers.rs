@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 
 use tracing::info;
 
-use crate::phase;
 use crate::vfio::dma::{IovaSpaces, User};
 use crate::vfio::open::assign::assign;
+use crate::vfio::open::attempts::Attempts;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::container::{Container, Group};
 use crate::vfio::open::error::VfioError;
@@ -19,11 +19,18 @@ use crate::vfio::open::parallel::open_each;
 use crate::vfio::opener::Opener;
 use crate::vfio::vfio_file::VfioFile;
 
+/// A device that is not open yet, and its group.
+struct Wanted {
+    candidate: Candidate,
+    group: Arc<Group>,
+    attempts: Attempts<(), VfioFile>,
+}
+
 /// Devices whose groups are in containers, and which are not open yet. Dropping this closes the
 /// groups.
 pub(super) struct Joined {
     /// In the order of the devices.
-    wanted: Vec<(Candidate, Arc<Group>)>,
+    wanted: Vec<Wanted>,
     /// Groups of devices that are open already, and those that their containers have taken.
     joined: Vec<Arc<Group>>,
     /// New containers.
@@ -72,7 +79,11 @@ pub(super) fn join(
         let new = assigned.iter().flat_map(|(_, groups)| groups);
         let mut groups = joined.iter().chain(new);
         let group = groups.find(|group| group.is_of(candidate))?;
-        Some((candidate.clone(), Arc::clone(group)))
+        Some(Wanted {
+            candidate: candidate.clone(),
+            group: Arc::clone(group),
+            attempts: Attempts::new(()),
+        })
     };
     Ok(Joined {
         wanted: candidates.iter().filter_map(of_its_group).collect(),
@@ -82,28 +93,36 @@ pub(super) fn join(
 }
 
 impl Joined {
-    /// Step 6: opens all devices at once, because each is reset.
+    /// Step 6: opens all devices at once, because each is reset. May be tried again after another
+    /// process had a device.
     ///
     /// # Errors
-    /// The first device that cannot be opened. These devices are closed again, and their groups
-    /// stay.
+    /// The first device that cannot be opened. The others stay open.
     pub fn open(&self, known: &mut Containers) -> Result<Opened, VfioError> {
         let devices = open_each(
             &self.wanted,
-            |(candidate, _)| candidate.name.to_string(),
-            |(candidate, group)| open_device(candidate, group),
+            |wanted| wanted.candidate.name.to_string(),
+            |wanted| {
+                let open = |(): &mut ()| open_device(&wanted.candidate, &wanted.group);
+                wanted.attempts.open(wanted.candidate.name, open)
+            },
         )?;
         // All devices are open, so each container knows which addresses it can map.
         let users = |container: &Arc<Container>| {
             let inside = self.wanted.iter().zip(&devices);
-            let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(group.container(), container));
+            let inside =
+                inside.filter(|(wanted, _)| Arc::ptr_eq(wanted.group.container(), container));
             let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
             users.collect::<Vec<_>>()
         };
         let mapper = match self.joined.first() {
             Some(_) => {
                 let found = known.mapper_of(&self.joined, users);
-                let apart = || self.wanted.first().map(|(c, _)| VfioError::Apart(c.name));
+                let apart = || {
+                    self.wanted
+                        .first()
+                        .map(|w| VfioError::Apart(w.candidate.name))
+                };
                 found.ok_or_else(|| apart().unwrap_or(VfioError::Thread))?
             }
             None => {
@@ -206,11 +225,10 @@ fn first_of_each_group(candidates: &[Candidate]) -> Vec<&Candidate> {
     candidates.iter().filter(is_new).collect()
 }
 
-fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<Arc<VfioFile>, VfioError> {
+fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<VfioFile, VfioError> {
     let name = candidate.name;
-    let _phase = phase!("open_device", name);
     let device = group.device(candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
     let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
-    Ok(Arc::new(file))
+    Ok(file)
 }

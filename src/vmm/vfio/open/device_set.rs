@@ -82,7 +82,7 @@ impl DeviceSet {
     /// The first device that cannot be opened. These devices are closed again.
     pub fn open(&self, candidates: &[Candidate]) -> Result<Opened, VfioError> {
         let begun = self.begin(candidates)?;
-        self.finish(&begun)
+        self.finish(begun)
     }
 
     /// Does what resets no device: the groups and their containers, or the devices' nodes and the
@@ -125,8 +125,8 @@ impl DeviceSet {
     /// Opens the devices, which resets each, and gives them their IOMMU.
     ///
     /// # Errors
-    /// The first device that cannot be opened. The devices close with `begun`.
-    pub fn finish(&self, begun: &Begun) -> Result<Opened, VfioError> {
+    /// The first device that cannot be opened. All devices are closed again.
+    pub fn finish(&self, begun: Begun) -> Result<Opened, VfioError> {
         let opener = &self.opener;
         let ended = || opener.gives_up();
         leftover::wait_out(opener.limit(), ended, || {

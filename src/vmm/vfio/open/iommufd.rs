@@ -26,16 +26,16 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::VfioIommufd;
 
 use crate::config::Iommu;
-use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::address_space;
+use crate::vfio::open::attempts::Attempts;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::known_iommufd::KnownIommufd;
@@ -49,20 +49,14 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
 /// The name of this interface.
 pub(super) const INTERFACE: &str = "iommufd";
+/// The call of step 4.
+const BIND: &str = "VFIO_DEVICE_BIND_IOMMUFD";
 
 /// Devices of which KVM knows, and which are not open yet. Dropping this closes their nodes.
 pub(super) struct Nodes {
     iommufd: Arc<VfioIommufd>,
     /// In the order of the devices.
-    devices: Vec<(Candidate, Mutex<Step>)>,
-}
-
-/// How far the opening of a device is.
-enum Step {
-    Node(CdevDevice),
-    Open(Arc<VfioFile>),
-    /// Its opening has failed.
-    Closed,
+    devices: Vec<(Candidate, Attempts<Option<CdevDevice>, VfioFile>)>,
 }
 
 /// Steps 1 to 3, for all devices. No device is reset yet.
@@ -88,7 +82,7 @@ pub(super) fn open_nodes(
     };
     let node = |candidate: &Candidate| {
         let device = CdevDevice::open_node(&iommufd, kvm, opener, candidate)?;
-        Ok((candidate.clone(), Mutex::new(Step::Node(device))))
+        Ok((candidate.clone(), Attempts::new(Some(device))))
     };
     let devices = candidates
         .iter()
@@ -108,9 +102,8 @@ impl Nodes {
         let devices = open_each(
             &self.devices,
             |(candidate, _)| candidate.name.to_string(),
-            |(candidate, step)| {
-                let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
-                step.open(iommufd, candidate)
+            |(candidate, attempts)| {
+                attempts.open(candidate.name, |node| open(node, iommufd, candidate))
             },
         )?;
         let users = devices.iter().map(|device| Arc::downgrade(device) as User);
@@ -140,29 +133,22 @@ impl Nodes {
     }
 }
 
-impl Step {
-    /// Opens the device, unless it is open.
-    fn open(
-        &mut self,
-        iommufd: &Arc<VfioIommufd>,
-        candidate: &Candidate,
-    ) -> Result<Arc<VfioFile>, VfioError> {
-        let name = candidate.name;
-        let _phase = phase!("open_device", name);
-        match self {
-            Self::Node(device) => device.attach(iommufd, candidate)?,
-            Self::Open(file) => return Ok(Arc::clone(file)),
-            Self::Closed => return Err(VfioError::Thread),
-        }
-        let Self::Node(device) = std::mem::replace(self, Self::Closed) else {
-            return Err(VfioError::Thread);
-        };
-        info!("{name} is open (IOMMU group {})", candidate.group);
-        let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
-        let file = Arc::new(file);
-        *self = Self::Open(Arc::clone(&file));
-        Ok(file)
-    }
+/// Steps 4 and 5 for one device, after which it is no mere node any more.
+fn open(
+    node: &mut Option<CdevDevice>,
+    iommufd: &Arc<VfioIommufd>,
+    candidate: &Candidate,
+) -> Result<VfioFile, VfioError> {
+    let name = candidate.name;
+    let device = node.as_mut().ok_or(VfioError::Thread)?;
+    device.attach(iommufd, candidate)?;
+    info!("{name} is open (IOMMU group {})", candidate.group);
+    let device = node.take().ok_or(VfioError::Thread)?;
+    Ok(VfioFile::new(
+        name.to_string(),
+        &candidate.path,
+        Box::new(device),
+    )?)
 }
 
 /// A device by its own node.
@@ -201,11 +187,25 @@ impl CdevDevice {
             kvm: Arc::clone(kvm),
             _iommufd: Arc::<VfioIommufd>::clone(iommufd),
         };
+        device.check_token(candidate)?;
         // Step 3, before the device is open: its driver may look for the VM then.
         kvm.add(&device.file)
             .map_err(|e| candidate.call_failed("KVM_DEV_VFIO_FILE_ADD", e))?;
         device.stage = Stage::KnownToKvm;
         Ok(device)
+    }
+
+    /// Checks that step 4 takes the device's VF token, if it has one. The question resets nothing,
+    /// so the user is told before the guest runs.
+    fn check_token(&self, candidate: &Candidate) -> Result<(), VfioError> {
+        if candidate.token.is_none() {
+            return Ok(());
+        }
+        match self.file.opener().takes_token(&self.name, &self.file) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(VfioError::TokenByIommufd(candidate.name)),
+            Err(e) => Err(candidate.not_given(BIND, e)),
+        }
     }
 
     /// Steps 4 and 5.
@@ -215,17 +215,12 @@ impl CdevDevice {
         candidate: &Candidate,
     ) -> Result<(), VfioError> {
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
-        let call = "VFIO_DEVICE_BIND_IOMMUFD";
         let opener = self.file.opener();
-        let takes_token = || opener.takes_token(&self.name, &self.file);
-        if candidate.token.is_some() && !takes_token().map_err(|e| candidate.not_given(call, e))? {
-            return Err(VfioError::TokenByIommufd(candidate.name));
-        }
         let token = candidate.token.map(Uuid::into_bytes);
         let owner = uapi::borrow(iommufd.iommufd());
         opener
             .bind(&self.name, &self.file, owner, token)
-            .map_err(|e| candidate.not_given(call, e))?;
+            .map_err(|e| candidate.not_given(BIND, e))?;
 
         // Step 5, last: from here on the device reaches memory.
         opener

@@ -15,6 +15,7 @@
 //! | `no_container` | why VFIO gives no container |
 //! | `leftover` | waits for the guardian of a run that was killed |
 //! | `parallel` | opens devices in parallel |
+//! | `attempts` | opens a device again after another process had it |
 //! | `nodes` | the names of device nodes |
 //! | [`peers`] | whose BARs the other devices cannot reach |
 //! | `open_groups` | the files of the open groups, for hot resets |
@@ -23,6 +24,7 @@
 
 mod address_space;
 mod assign;
+mod attempts;
 pub mod candidate;
 #[cfg(test)]
 mod closing_watch;
