@@ -182,14 +182,14 @@ impl Answer {
 }
 
 /// Answers `vm.remove-device`.
-pub fn remove(vm: &Vm, request: &Request) -> Response {
-    match try_remove(vm, &request.body) {
+pub fn remove(vm: &Vm, request: &Request, caller: &Caller) -> Response {
+    match try_remove(vm, &request.body, caller) {
         Ok(()) => Response::done(),
         Err(e) => e.response(),
     }
 }
 
-fn try_remove(vm: &Vm, body: &[u8]) -> Result<(), PlugError> {
+fn try_remove(vm: &Vm, body: &[u8], caller: &Caller) -> Result<(), PlugError> {
     let body = RemoveDevice::parse(body)?;
     let host = vm.ids.host(&body.id);
     let id = host.unwrap_or_else(|| match parse_address(&body.id) {
@@ -201,6 +201,6 @@ fn try_remove(vm: &Vm, body: &[u8]) -> Result<(), PlugError> {
         force: body.force,
         timeout: body.timeout(),
     };
-    vm.control.remove(&request)?;
+    vm.control.remove(&request, &|| caller.is_gone())?;
     Ok(())
 }

@@ -49,7 +49,7 @@ pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
             "PUT",
             "/api/v1/vm.remove-device",
             Kind::Change,
-            move |request, _| plug::remove(&removes, request),
+            move |request, caller| plug::remove(&removes, request, caller),
         ),
         // Not a change: an end must be possible during a change that takes long.
         Route::new(

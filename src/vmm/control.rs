@@ -199,13 +199,18 @@ impl Control {
         plug.add(request, gone)
     }
 
-    /// Asks the guest for a device, or takes it away.
+    /// Asks the guest for a device, or takes it away. `gone` says whether nobody waits for that any
+    /// more.
     ///
     /// # Errors
     /// The reason; the device stays.
-    pub fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
+    pub fn remove(
+        &self,
+        request: &RemoveRequest,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Removal, RemoveError> {
         let plug = self.plug.upgrade().ok_or(RemoveError::Ended)?;
-        plug.remove(request)
+        plug.remove(request, gone)
     }
 
     /// Makes a change, and returns when it is made.

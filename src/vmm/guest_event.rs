@@ -57,6 +57,12 @@ impl Notifier {
         let _ = self.wake.write(1);
     }
 
+    /// Wakes the main loop, which looks for itself what has changed. Any thread may call this.
+    pub fn wake_loop(&self) {
+        // As in `notify`.
+        let _ = self.wake.write(1);
+    }
+
     /// Takes the waiting event, if there is one.
     pub fn take(&self) -> Option<GuestEvent> {
         let _ = self.wake.read();

@@ -47,6 +47,7 @@ mod vm;
 use std::mem;
 use std::sync::{Arc, Weak};
 
+pub use at_start::OpenBeside;
 pub use error::MachineError;
 pub use later_devices::mappable;
 use pci::Bdf;
@@ -67,7 +68,7 @@ use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::machine::at_start::{Chosen, Start};
 use crate::machine::create::create_vm;
 use crate::machine::early::Early;
-use crate::machine::ends::{end_with, exit_of, wait_for_end};
+use crate::machine::ends::{end_with, exit_of, reset_devices, wait_between_boots, wait_for_end};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{First, check_calls, open_beside};
 use crate::machine::opening::Opening;
@@ -90,7 +91,6 @@ use crate::vcpu::devices_open::DevicesOpen;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
-use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::{DeviceSet, VfioError};
@@ -234,7 +234,7 @@ impl Machine {
     pub fn open_beside(
         &mut self,
         configs: Vec<DeviceConfig>,
-        open: impl FnOnce(&DevicesOpen) -> Result<Vec<SharedDevice>, MachineError> + Send + 'static,
+        open: impl FnOnce(&DevicesOpen) -> Result<OpenBeside, MachineError> + Send + 'static,
     ) -> Result<(), MachineError> {
         let roms = configs.iter().map(|config| RomSource::load(&config.rom));
         let roms = roms.collect::<Result<_, _>>()?;
@@ -374,7 +374,9 @@ impl Machine {
             if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
                 return end_with(exit, self.opening.as_ref(), lifecycle);
             }
-            self.reset()?;
+            if self.reset(lifecycle)? {
+                return Ok(Exit::Asked);
+            }
         }
     }
 
@@ -420,23 +422,29 @@ impl Machine {
         Ok(Running::start(mem::take(&mut self.vcpus), &shared)?)
     }
 
-    /// Brings the whole VM to its power-on state. No vCPU is running.
-    fn reset(&mut self) -> Result<(), MachineError> {
+    /// Brings the whole VM to its power-on state. No vCPU is running. Returns whether the user has
+    /// ended the run meanwhile.
+    fn reset(&self, lifecycle: &mut Lifecycle) -> Result<bool, MachineError> {
         info!("reset with slots={}", self.vm.slots.in_use());
-        // No device comes or goes meanwhile.
-        let _changing = self.plugged.devices.changing();
+        let devices = &self.plugged.devices;
+        // No device comes or goes meanwhile. One that is being opened or added may take long.
+        let Some(_changing) = wait_between_boots(lifecycle, || devices.try_changing())? else {
+            return Ok(true);
+        };
         // A late event of the ended boot must not end the next boot.
         self.notifier.take();
         // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
-        reset::devices(&self.plugged.devices.functions());
-        check_calls(&self.opener)?;
+        let by = (&*self.opener, &*self.notifier);
+        if reset_devices(lifecycle, by, &devices.functions())? {
+            return Ok(true);
+        }
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
         // before their own reset.
         self.vcpus.iter().try_for_each(Vcpu::reset)?;
-        Ok(())
+        Ok(false)
     }
 }
 

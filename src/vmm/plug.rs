@@ -106,8 +106,13 @@ pub trait HotPlug: Send + Sync {
     /// Asks the guest for a device, or takes it away.
     ///
     /// # Errors
-    /// The reason; the device stays.
-    fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError>;
+    /// The reason; the device stays. `gone` ends the wait for the devices with which the guest
+    /// begins.
+    fn remove(
+        &self,
+        request: &RemoveRequest,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Removal, RemoveError>;
 
     /// The functions that are there now, with their addresses in the guest.
     fn functions(&self) -> Vec<(Bdf, Arc<VfioFunction>)>;

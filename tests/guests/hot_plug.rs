@@ -143,7 +143,7 @@ fn a_device_comes_back_after_it_has_left() {
         let held = left.lock().unwrap();
         thread::scope(|scope| {
             let force = forced();
-            let removal = scope.spawn(move || live.control.remove(&force).unwrap());
+            let removal = scope.spawn(move || live.control.remove(&force, &|| false).unwrap());
             eventually("it leaves", || live.control.functions().is_empty());
             let steps = host.steps().len();
             let e = add(live).unwrap_err();
@@ -246,7 +246,10 @@ fn a_paused_guest_takes_and_gives_nothing() {
         let refused = remove(live).unwrap_err();
         assert!(matches!(refused, RemoveError::Paused), "{refused}");
         let force = forced();
-        assert_eq!(live.control.remove(&force).unwrap(), Removal::Removed);
+        assert_eq!(
+            live.control.remove(&force, &|| false).unwrap(),
+            Removal::Removed
+        );
         live.control.change(ControlRequest::Resume).unwrap();
         live.press_key();
     });

@@ -137,7 +137,10 @@ fn a_pin_that_is_asserted_while_its_device_leaves() {
         live.wait_for("ready\n");
         add(live).unwrap();
         live.wait_for("storm\n");
-        assert_eq!(live.control.remove(&forced()).unwrap(), Removal::Removed);
+        assert_eq!(
+            live.control.remove(&forced(), &|| false).unwrap(),
+            Removal::Removed
+        );
         live.wait_for("gone\n");
         live.press_key();
     });

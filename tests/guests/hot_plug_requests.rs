@@ -72,7 +72,10 @@ fn a_request_after_one_that_was_given_up() {
     let shown = with_added(g, &device(NAME, 1), |live| {
         let seen = events(live);
         let at_once = asking(Duration::ZERO);
-        assert_eq!(live.control.remove(&at_once).unwrap(), Removal::Requested);
+        assert_eq!(
+            live.control.remove(&at_once, &|| false).unwrap(),
+            Removal::Requested
+        );
         live.wait_for("blinks\n");
         let failed = |e: &RunEvent| matches!(e, RunEvent::DeviceFailed { what: "remove", .. });
         eventually("it is given up", || seen.lock().unwrap().iter().any(failed));
@@ -123,7 +126,10 @@ fn a_guest_that_never_answers() {
     let shown = with_added(g, &device(NAME, 0x600d), |live| {
         let seen = events(live);
         let request = asking(Duration::from_millis(50));
-        assert_eq!(live.control.remove(&request).unwrap(), Removal::Requested);
+        assert_eq!(
+            live.control.remove(&request, &|| false).unwrap(),
+            Removal::Requested
+        );
         wait_for(
             &seen,
             &RunEvent::DeviceFailed {
@@ -134,7 +140,10 @@ fn a_guest_that_never_answers() {
         );
         // The device stays, and can be asked for again.
         assert_eq!(live.control.functions().len(), 1);
-        assert_eq!(live.control.remove(&request).unwrap(), Removal::Requested);
+        assert_eq!(
+            live.control.remove(&request, &|| false).unwrap(),
+            Removal::Requested
+        );
         live.press_key();
     });
     assert_eq!(shown, [0x600d, 0x600d]);
@@ -153,11 +162,14 @@ fn a_removal_that_is_forced() {
         // Also where the guest is asked already.
         assert_eq!(remove(live).unwrap(), Removal::Requested);
         let force = forced();
-        assert_eq!(live.control.remove(&force).unwrap(), Removal::Removed);
+        assert_eq!(
+            live.control.remove(&force, &|| false).unwrap(),
+            Removal::Removed
+        );
         assert!(has(&seen, &removed(RemovedBy::Force)));
         assert!(is_closed(&beside));
         assert!(live.control.functions().is_empty());
-        let again = live.control.remove(&force).unwrap_err();
+        let again = live.control.remove(&force, &|| false).unwrap_err();
         assert_eq!(again.kind(), Refusal::NotFound);
         live.press_key();
     });

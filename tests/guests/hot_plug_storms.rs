@@ -53,7 +53,7 @@ fn a_storm_of_slot_control() {
             add_again(live);
             let asked = asking(Duration::from_millis(20));
             // Any answer will do; then by force, unless it has left by then.
-            let _ = live.control.remove(&asked);
+            let _ = live.control.remove(&asked, &|| false);
             if turns % 3 == 0 {
                 live.control.change(ControlRequest::Reboot).unwrap();
             }
@@ -61,7 +61,7 @@ fn a_storm_of_slot_control() {
                 force: true,
                 ..asked
             };
-            let _ = live.control.remove(&force);
+            let _ = live.control.remove(&force, &|| false);
             eventually("it has left", || live.control.functions().is_empty());
             eventually("it is closed", || is_closed(&beside));
             turns += 1;

@@ -52,6 +52,7 @@ mod mirrors;
 mod msi;
 mod msix;
 mod opening;
+mod opening_ends;
 mod opening_frozen;
 mod pci;
 mod peers;
@@ -114,6 +115,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     function_reset,
     dma_ready,
     opening,
+    opening_ends,
     opening_frozen,
     endpoints,
     resets,

@@ -86,11 +86,12 @@ pub fn add(live: &Live) -> Result<Added, AddError> {
 }
 
 pub fn remove(live: &Live) -> Result<Removal, RemoveError> {
-    live.control.remove(&RemoveRequest {
+    let request = RemoveRequest {
         id: NAME.into(),
         force: false,
         timeout: None,
-    })
+    };
+    live.control.remove(&request, &|| false)
 }
 
 /// A request that does not wait for the guest.

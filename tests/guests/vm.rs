@@ -22,10 +22,11 @@ use vmm::devices::serial::Serial;
 use vmm::guest_event::{GuestEvent, Notifier};
 use vmm::lifecycle::Lifecycle;
 use vmm::log::phases::{Clock, Phases};
-use vmm::machine::{Exit, Machine, MachineError};
+use vmm::machine::{Exit, Machine, MachineError, OpenBeside};
+use vmm::memory::dma::Dma;
+use vmm::memory::dma_mapper::DmaMapper;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vcpu::devices_open::DevicesOpen;
-use vmm::vfio::device::SharedDevice;
 use vmm::vfio::kernel_calls::opener_here;
 use vmm::vfio::open::VfioError;
 use vmm::vfio::opener::Opener;
@@ -97,6 +98,8 @@ pub struct Opens {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     /// After this time all vCPUs are frozen.
     patience: Option<Duration>,
+    /// The IOMMU of the devices.
+    iommu: Option<Arc<dyn DmaMapper>>,
     /// Whether opening succeeds.
     outcome: OnceLock<bool>,
 }
@@ -111,6 +114,21 @@ impl Opens {
         Arc::new(Self {
             devices: devices.collect(),
             patience,
+            iommu: None,
+            outcome: OnceLock::new(),
+        })
+    }
+
+    /// The same for one device, whose IOMMU maps the guest's memory.
+    pub fn by_iommu(
+        device: &Arc<FakeDevice>,
+        config: DeviceConfig,
+        iommu: Arc<dyn DmaMapper>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            devices: vec![(Arc::clone(device), config)],
+            patience: None,
+            iommu: Some(iommu),
             outcome: OnceLock::new(),
         })
     }
@@ -126,7 +144,7 @@ impl Opens {
     }
 
     /// Waits for the kernel. The end of the run ends the wait, as in the opener.
-    fn wait(&self, latch: &DevicesOpen) -> Result<Vec<SharedDevice>, MachineError> {
+    fn wait(&self, latch: &DevicesOpen) -> Result<OpenBeside, MachineError> {
         self.patience.inspect(|time| latch.set_patience(*time));
         while self.outcome.get().is_none() && !latch.is_over() {
             thread::sleep(Duration::from_micros(100));
@@ -134,7 +152,12 @@ impl Opens {
         match self.outcome.get() {
             Some(true) => {
                 let devices = self.devices.iter();
-                Ok(devices.map(|(device, _)| device.clone() as _).collect())
+                let devices = devices.map(|(device, _)| device.clone() as _).collect();
+                let dma = self.iommu.clone().map(|iommu| {
+                    let dma = Dma::new(iommu, 0, false, Arc::default());
+                    Arc::new(dma)
+                });
+                Ok((devices, dma))
             }
             _ => Err(VfioError::BadAddress("the kernel refuses".into()).into()),
         }

@@ -31,6 +31,9 @@ use crate::vfio::function::rom::RomSource;
 use crate::vfio::function::{FunctionOptions, reset};
 use crate::vfio::open::{Opened, VfioError};
 
+/// What a test has opened beside the guest: devices, and the maps of guest memory that they use.
+pub type OpenBeside = (Vec<SharedDevice>, Option<Arc<Dma>>);
+
 /// What the user chose for each of the devices, in the order of `--vfio`.
 pub(super) struct Chosen {
     pub configs: Vec<DeviceConfig>,
@@ -56,7 +59,7 @@ impl Chosen {
         self,
         (plugged, config): (&Arc<Plugged>, &VmConfig),
         notifier: &Arc<Notifier>,
-        open: impl FnOnce(&DevicesOpen) -> Result<Vec<SharedDevice>, MachineError> + Send + 'static,
+        open: impl FnOnce(&DevicesOpen) -> Result<OpenBeside, MachineError> + Send + 'static,
     ) -> Result<Opening, MachineError> {
         plugged.hold_accesses(config)?;
         let latch = Arc::clone(&plugged.run.devices_open);
@@ -66,8 +69,11 @@ impl Chosen {
             notifier,
             || (),
             move |()| {
-                let devices = open(&to.run.devices_open)?;
-                to.attach_beside(self.open(devices, None), &config)
+                let (devices, dma) = open(&to.run.devices_open)?;
+                if let Some(dma) = &dma {
+                    to.real_host.reach_memory(dma, devices.len())?;
+                }
+                to.attach_beside(self.open(devices, dma), &config)
             },
         )
     }
@@ -153,8 +159,15 @@ impl Plugged {
     /// Puts the open devices on their buses, in the order of `--vfio`.
     ///
     /// # Errors
-    /// A device cannot be used.
+    /// A device cannot be used. The devices stay open until guest memory is unmapped: a container
+    /// loses its IOMMU with its last device, and a map that fails then hides the reason.
     pub fn attach_all(&self, all: AtStart) -> Result<(), MachineError> {
+        let devices = all.devices.clone();
+        self.attach_each(all)
+            .inspect_err(|_| self.devices.keep_open(devices))
+    }
+
+    fn attach_each(&self, all: AtStart) -> Result<(), MachineError> {
         let Chosen {
             configs,
             addresses,

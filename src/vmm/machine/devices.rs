@@ -1,7 +1,7 @@
 //! The guest's passed-through devices: puts them on bus 0 or behind root ports, watches them, and
 //! removes them again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use pci::bar::Bars;
 use pci::position::Position;
@@ -52,6 +52,8 @@ struct Tree {
     ports: Ports,
     /// How many functions have left.
     left: usize,
+    /// Open devices of a start that has failed.
+    unused: Vec<SharedDevice>,
 }
 
 /// The parts of the VM to which a device is attached.
@@ -72,6 +74,7 @@ impl Devices {
                 functions: Vec::new(),
                 ports: Ports::new(interrupts),
                 left: 0,
+                unused: Vec::new(),
             }),
             event_thread: Arc::new(
                 EventThread::new("device events").map_err(MachineError::Descriptors)?,
@@ -95,6 +98,15 @@ impl Devices {
     /// Keeps functions from coming and leaving, and the VM from being reset.
     pub fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Devices::changing`], if nobody else has it.
+    pub fn try_changing(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.changing.try_lock() {
+            Ok(changing) => Some(changing),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Puts an open device at `address`, before the guest accesses any device.
@@ -314,10 +326,17 @@ impl Devices {
         tree.ports.detach(root);
     }
 
+    /// Keeps devices open until [`Devices::close`], because one of them cannot be attached.
+    pub fn keep_open(&self, devices: Vec<SharedDevice>) {
+        self.tree().unused.extend(devices);
+    }
+
     /// Closes the devices, which are quiet already. No mapped page keeps a device's file open.
     pub fn close(&self) {
-        for attached in self.tree().functions.drain(..) {
+        let mut tree = self.tree();
+        for attached in tree.functions.drain(..) {
             attached.function.close();
         }
+        tree.unused.clear();
     }
 }

@@ -32,10 +32,15 @@ const HOST_PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST_BLINK: Duration = Duration::from_secs(7);
 
 impl Plugged {
-    pub(super) fn remove_device(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
-        self.wait_for_first_boot(|| match self.has_ended() {
-            true => Err(RemoveError::Ended),
-            false => Ok(()),
+    pub(super) fn remove_device(
+        &self,
+        request: &RemoveRequest,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Removal, RemoveError> {
+        self.wait_for_first_boot(|| match (self.has_ended(), gone()) {
+            (true, _) => Err(RemoveError::Ended),
+            (false, true) => Err(RemoveError::Gone),
+            (false, false) => Ok(()),
         })?;
         // As the user may write an address.
         let name = parse_address(&request.id);

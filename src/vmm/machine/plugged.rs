@@ -178,8 +178,12 @@ impl HotPlug for Plugged {
         outcome
     }
 
-    fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
-        self.remove_device(request)
+    fn remove(
+        &self,
+        request: &RemoveRequest,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Removal, RemoveError> {
+        self.remove_device(request, gone)
     }
 
     fn functions(&self) -> Vec<(Bdf, Arc<VfioFunction>)> {

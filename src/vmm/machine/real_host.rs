@@ -99,6 +99,17 @@ impl RealHost {
         self.claims.get_or_init(|| claims);
     }
 
+    /// For a test: lets so many devices, which are open, reach guest memory by `dma`.
+    ///
+    /// # Errors
+    /// A map is refused.
+    pub fn reach_memory(&self, dma: &Arc<Dma>, devices: usize) -> Result<(), MachineError> {
+        self.space.subscribe(dma.clone())?;
+        self.maps.join(dma, devices);
+        prefault::map_beside_guest(&self.ram, false, dma, &|_| true)?;
+        Ok(())
+    }
+
     /// Finds the devices in sysfs, and checks them.
     fn candidates(&self, request: &AddRequest) -> Result<Vec<Candidate>, AddError> {
         candidate::find(&Sysfs::default(), &request.devices).map_err(|e| {

@@ -251,6 +251,9 @@ pub enum RemoveError {
     /// The run is over.
     #[error("the run has ended")]
     Ended,
+    /// The client has gone.
+    #[error("nobody waits for the removal any more")]
+    Gone,
     /// The vCPUs are stopped.
     #[error("the guest is paused: its driver cannot give a device up")]
     Paused,
@@ -278,9 +281,11 @@ impl RemoveError {
     pub fn kind(&self) -> Refusal {
         match self {
             Self::NotFound(_) => Refusal::NotFound,
-            Self::Ended | Self::Paused | Self::OnBus0(_) | Self::NotListening { .. } => {
-                Refusal::State
-            }
+            Self::Ended
+            | Self::Gone
+            | Self::Paused
+            | Self::OnBus0(_)
+            | Self::NotListening { .. } => Refusal::State,
             Self::Thread(_) => Refusal::Host,
         }
     }
@@ -289,7 +294,7 @@ impl RemoveError {
     pub fn hint(&self) -> Option<String> {
         let force = |id: &str| format!("mini-vmm ctl PATH remove {id} --force");
         match self {
-            Self::Ended | Self::NotFound(_) => None,
+            Self::Ended | Self::Gone | Self::NotFound(_) => None,
             Self::Paused => Some("let it go on: mini-vmm ctl PATH resume; or --force".into()),
             Self::OnBus0(id) => Some(format!(
                 "take it without asking the guest: {}; start the guest with port=on for the next \

@@ -74,6 +74,7 @@ fn every_thread_is_confined() {
         "api/workers.rs",
         "vmm/devices/output_queue.rs",
         "vmm/event_thread.rs",
+        "vmm/machine/ends.rs",
         "vmm/machine/opening.rs",
         "vmm/machine/plug_remove.rs",
         "vmm/memory/prefault.rs",
