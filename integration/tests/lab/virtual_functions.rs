@@ -38,10 +38,21 @@ pub fn all() -> Vec<Scenario> {
                     // iommufd asks for a token only since Linux 6.17.
                     " --iommu container".into(),
                     format!(",vf-token={OTHER}"),
-                    format!(",vf-token={TOKEN} --iommu iommufd"),
-                    format!(",vf-token={TOKEN}"),
+                    format!(",vf-token={TOKEN} -vv --iommu iommufd"),
+                    format!(",vf-token={TOKEN} -vv"),
                 ]),
-                |outcome| check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN, CONTAINER_ONLY]),
+                |outcome| {
+                    check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN, CONTAINER_ONLY])?;
+                    let loads = |index| -> Result<bool> {
+                        let run = run(outcome, index)?;
+                        let loads = run.messages().any(|line| line.contains("loaded entry="));
+                        Ok(loads)
+                    };
+                    let loaded = [loads(3)?, loads(4)?];
+                    expect(loaded == [false, true], || {
+                        format!("guests were loaded before the refusal and otherwise: {loaded:?}")
+                    })
+                },
             ),
         Scenario::new("a_virtual_function_with_a_token_by_iommufd")
             .kernel(Choice::LabNewest)
