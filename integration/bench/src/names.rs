@@ -19,6 +19,9 @@ pub const FLOORS: [(&str, &str); 2] = [
 /// (KVM_CAP_X86_DISABLE_EXITS).
 pub const NATIVE: &str = "mini-vmm, idle=native";
 
+/// The subject mini-vmm with `--sandbox off`.
+pub const UNCONFINED: &str = "mini-vmm, sandbox off";
+
 /// The work "start a VM on this machine's /dev/kvm", in parts 1 and 5.
 pub const START: &str = "first instruction";
 /// The work "start a VM in the lab", in part 5.

@@ -256,11 +256,13 @@ impl<'a> Bench<'a> {
 }
 
 /// Whether the subject takes part in this round. The bare calls without CPUID run with the usual
-/// guest only. A VMM with slow firmware also runs with the usual guest only, and in every third
-/// round.
+/// guest only, and mini-vmm without its sandbox also with several vCPUs. A VMM with slow firmware
+/// also runs with the usual guest only, and in every third round.
 fn is_due(subject: &Subject, start: &Start, round: usize) -> bool {
     if subject.kind == Kind::BareCallsWithoutCpuid {
         start.is_usual()
+    } else if subject.kind == Kind::MiniVmmUnconfined {
+        start.is_usual() || start.at.0 == "vCPUs"
     } else if subject.kind.has_slow_firmware() {
         start.is_usual() && round.is_multiple_of(3)
     } else {

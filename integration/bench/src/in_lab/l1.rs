@@ -118,6 +118,7 @@ mod tests {
             hugepages: true,
             idle: true,
             ports: false,
+            sandbox: false,
         };
         let guest = Guest::new(Path::new("/k"));
         let ours = Subject::new("mini-vmm", Kind::MiniVmm, "/somewhere/mini-vmm");

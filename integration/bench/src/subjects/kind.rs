@@ -19,6 +19,8 @@ pub enum Kind {
     BareCallsWithoutCpuid,
     /// mini-vmm.
     MiniVmm,
+    /// mini-vmm without its sandbox.
+    MiniVmmUnconfined,
     /// QEMU with the general machine, q35.
     QemuQ35,
     /// QEMU with the small machine, microvm.
@@ -52,6 +54,7 @@ impl Kind {
             Self::BareCalls => bare_calls::arguments(guest, true),
             Self::BareCallsWithoutCpuid => bare_calls::arguments(guest, false),
             Self::MiniVmm => mini_vmm::arguments(guest),
+            Self::MiniVmmUnconfined => mini_vmm::unconfined(guest),
             Self::QemuQ35 => qemu::arguments(qemu::Q35, guest),
             Self::QemuMicrovm => qemu::arguments(qemu::MICROVM, guest),
             Self::CloudHypervisor => cloud_hypervisor::arguments(guest),
@@ -77,6 +80,7 @@ impl Kind {
             Self::CloudHypervisor | Self::Crosvm => Some(Then::Reset(0x64, 0xfe)),
             Self::BareCalls
             | Self::BareCallsWithoutCpuid
+            | Self::MiniVmmUnconfined
             | Self::QemuMicrovm
             | Self::Firecracker
             | Self::Alioth => None,
@@ -183,6 +187,10 @@ mod tests {
         assert_eq!(
             line(Kind::MiniVmm, &guest),
             "--kernel /k --cpus 2 --memory 512M"
+        );
+        assert_eq!(
+            line(Kind::MiniVmmUnconfined, &guest),
+            "--kernel /k --cpus 2 --memory 512M --sandbox off"
         );
         let tuned = Guest {
             cpu_options: ",idle=native",

@@ -7,7 +7,7 @@ use super::kind::Kind;
 use super::mini_vmm::Abilities;
 use super::subject::Subject;
 use crate::error::{Error, Result};
-use crate::names::{FLOOR, LEAST, SUBJECT};
+use crate::names::{FLOOR, LEAST, SUBJECT, UNCONFINED};
 
 /// The programs of this project.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Subjects {
     /// The bare calls with CPUID, and without CPUID.
     bare_calls: [Subject; 2],
     ours: Subject,
+    /// mini-vmm without its sandbox, if it has one.
+    unconfined: Option<Subject>,
     peers: Vec<Subject>,
     abilities: Abilities,
 }
@@ -43,7 +45,12 @@ impl Subjects {
             peers.push(Subject::new("QEMU q35", Kind::QemuQ35, &qemu));
         }
         peers.extend(others);
+        let unconfined = own.abilities.sandbox.then(|| {
+            let kind = Kind::MiniVmmUnconfined;
+            Subject::new(UNCONFINED, kind, own.mini_vmm.clone())
+        });
         Self {
+            unconfined,
             bare_calls: bare_calls.map(|(name, kind)| Subject::new(name, kind, &own.bare_calls)),
             ours: Subject::new(SUBJECT, Kind::MiniVmm, own.mini_vmm),
             peers,
@@ -61,6 +68,7 @@ impl Subjects {
                 hugepages: true,
                 idle: true,
                 ports: false,
+                sandbox: false,
             },
             bare_calls: "/bin/true".into(),
         };
@@ -82,9 +90,11 @@ impl Subjects {
         &self.bare_calls[0]
     }
 
-    /// All subjects: both kinds of bare calls, mini-vmm, and its peers.
+    /// All subjects: both kinds of bare calls, mini-vmm with and without its sandbox, and its
+    /// peers.
     pub fn all(&self) -> impl Iterator<Item = &Subject> {
-        self.bare_calls.iter().chain(self.vmms())
+        let bare_calls = self.bare_calls.iter();
+        bare_calls.chain(&self.unconfined).chain(self.vmms())
     }
 
     /// mini-vmm, then its peers.

@@ -14,6 +14,8 @@ pub struct Abilities {
     pub idle: bool,
     /// Whether it has root ports (`--ports`).
     pub ports: bool,
+    /// Whether it has a sandbox, which can be off (`--sandbox`).
+    pub sandbox: bool,
 }
 
 impl Abilities {
@@ -24,6 +26,7 @@ impl Abilities {
             hugepages: help.contains("hugepages="),
             idle: help.contains("idle="),
             ports: help.contains("--ports"),
+            sandbox: help.contains("--sandbox"),
         }
     }
 }
@@ -45,5 +48,12 @@ pub fn arguments(guest: &Guest<'_>) -> Arguments {
     if guest.empty_ports > 0 {
         words.text(&["--ports", &guest.empty_ports.to_string()]);
     }
+    words
+}
+
+/// The same without the sandbox.
+pub fn unconfined(guest: &Guest<'_>) -> Arguments {
+    let mut words = arguments(guest);
+    words.text(&["--sandbox", "off"]);
     words
 }

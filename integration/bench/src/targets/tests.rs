@@ -30,7 +30,7 @@ fn found<'a>(all: &'a [Target], begin: &str) -> (&'static str, &'a str) {
 #[test]
 fn what_was_not_measured_is_said_to_be_so() {
     let all = targets(&Results::default());
-    assert_eq!(all.len(), 17);
+    assert_eq!(all.len(), 20);
     assert!(all.iter().all(|t| t.reached.is_none() && t.figure == "-"));
 }
 
@@ -38,10 +38,20 @@ fn what_was_not_measured_is_said_to_be_so() {
 fn starts_are_held_against_the_floor_and_every_peer() {
     let mut results = Results::default();
     let at = Some(("MiB", 512.0));
-    for (subject, ms) in [(SUBJECT, 3.0), (FLOOR, 2.5), ("a", 6.0), ("b", 2.0)] {
+    for (subject, ms) in [
+        (SUBJECT, 3.0),
+        (UNCONFINED, 3.5),
+        (FLOOR, 2.5),
+        ("a", 6.0),
+        ("b", 2.0),
+    ] {
         add(&mut results, 1, START, at, "time", subject, ms);
     }
     let all = targets(&results);
+    assert_eq!(
+        found(&all, "first instruction without the sandbox"),
+        ("no", "×1.40: 3.50 ms, 2.50 ms")
+    );
     assert_eq!(
         found(&all, "first instruction at most"),
         ("yes", "×1.20: 3.00 ms, 2.50 ms")
@@ -179,10 +189,12 @@ fn growth_is_told_beside_the_bare_calls() {
         found(&all, "start with 4 vCPUs"),
         ("no", "×1.30; bare calls ×1.60")
     );
+    let told = "×0.812: ×1.30 and ×1.60 (3.00 and 6.00 ms more)";
+    assert_eq!(found(&all, "start grows from 1 vCPU"), ("yes", told));
     let told = "1.00 ms for each GiB of at most 3.22 ms; bare calls 2.00 ms";
     let steep: Vec<_> = all
         .iter()
-        .filter(|t| t.target.ends_with("in the lab with a disk"))
+        .filter(|t| t.target.starts_with("start grows with memory"))
         .collect();
     assert_eq!((steep[1].word(), steep[1].figure.as_str()), ("yes", told));
 }
@@ -206,6 +218,10 @@ fn flat_is_no_steeper_than_flat() {
             }
         }
         let all = targets(&results);
-        assert_eq!(found(&all, "start grows").0, word, "{ours} {floor}");
+        assert_eq!(
+            found(&all, "start grows with memory").0,
+            word,
+            "{ours} {floor}"
+        );
     }
 }
