@@ -46,6 +46,7 @@ scenarios![
     messages,
     parameters,
     opening,
+    opening_killed,
     paused,
     power_button,
     requests,
