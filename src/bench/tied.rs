@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-/// Lets a program read nothing, write into pipes, and end with the thread that starts it. That
+/// Lets a program read `input`, write into pipes, and end with the thread that starts it. That
 /// thread must live as long as the program. Ctrl-C reaches this process alone, which ends the
 /// program in order.
-pub fn tie(command: &mut Command) {
+pub fn tie(command: &mut Command, input: Stdio) {
     command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);

@@ -1,7 +1,7 @@
 //! Another program, run to its end.
 
 use std::io::Read;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ const LONGEST: u64 = 8 << 20;
 pub fn run(mut command: Command, limit: Duration, stop: &AtomicBool) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     // A server that stayed would keep its network, and a port in it.
-    tie(&mut command);
+    tie(&mut command, Stdio::null());
     let mut child = command.spawn().context(format!("cannot start {name}"))?;
     let (out, errors) = (child.stdout.take(), child.stderr.take());
     let out = thread::spawn(move || text(out));

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -38,9 +38,9 @@ pub(super) struct Vmm {
 }
 
 impl Vmm {
-    /// Starts a program.
-    pub(super) fn start(mut command: Command) -> Result<Self> {
-        tie(&mut command);
+    /// Starts a program, which reads `input`.
+    pub(super) fn start(mut command: Command, input: Stdio) -> Result<Self> {
+        tie(&mut command, input);
         let name = command.get_program().display().to_string();
         let mut child = command.spawn().context(format!("cannot start {name}"))?;
         let last = Arc::new(Mutex::new(VecDeque::new()));
@@ -188,7 +188,7 @@ mod tests {
     fn sh(script: &str) -> Vmm {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
-        Vmm::start(command).unwrap()
+        Vmm::start(command, Stdio::null()).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -61,6 +61,27 @@ pub(super) enum Vcpus {
     Pin,
 }
 
+/// The start of a VMM.
+pub(super) struct Start {
+    /// Who puts the virtual CPUs on their CPUs.
+    pub(super) vcpus: Vcpus,
+    /// When it began, with the binding of the device.
+    pub(super) began: Instant,
+    /// The VMM's standard input.
+    pub(super) input: Stdio,
+}
+
+impl Start {
+    /// A start of mini-vmm, now.
+    fn ours() -> Self {
+        Self {
+            vcpus: Vcpus::Pinned,
+            began: Instant::now(),
+            input: Stdio::null(),
+        }
+    }
+}
+
 impl Guest {
     /// The arguments of mini-vmm; `words` are further words of the kernel's command line.
     fn arguments(&self, change: Option<Change>, words: &str) -> Vec<String> {
@@ -108,8 +129,7 @@ impl Guest {
     ) -> Result<Trial> {
         let mut command = Command::new(&program.path);
         command.args(self.arguments(change, &format!("{SEED}{seed}")));
-        let vcpus = (Vcpus::Pinned, Instant::now());
-        self.run(command, &program.path, task, vcpus, None)
+        self.run(command, &program.path, task, Start::ours(), None)
     }
 
     /// Does the work once more, to count what it costs.
@@ -129,22 +149,26 @@ impl Guest {
         command.args(self.arguments(change, &words));
         command.arg(format!("--stats=/proc/self/fd/{}", report.as_raw_fd()));
         let mut counting = Counting::by(Source::Report(report));
-        let vcpus = (Vcpus::Pinned, Instant::now());
-        self.run(command, &program.path, task, vcpus, Some(&mut counting))?;
+        let start = Start::ours();
+        self.run(command, &program.path, task, start, Some(&mut counting))?;
         Ok(counting.counts(subject))
     }
 
-    /// Runs a VMM and hears its guest. `started` is when its start began, with the binding of its
-    /// device.
+    /// Runs a VMM and hears its guest.
     pub(super) fn run(
         &self,
         command: Command,
         program: &Path,
         task: &Task,
-        (vcpus, started): (Vcpus, Instant),
+        start: Start,
         counting: Option<&mut Counting>,
     ) -> Result<Trial> {
-        let mut vmm = Vmm::start(command)?;
+        let Start {
+            vcpus,
+            began: started,
+            input,
+        } = start;
+        let mut vmm = Vmm::start(command, input)?;
         let mut trial = Trial::default();
         let pin: &[usize] = match vcpus {
             Vcpus::Pinned => &[],

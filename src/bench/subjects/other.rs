@@ -2,9 +2,13 @@
 //! the device from the host's driver and `host unbind` gives it back; if this program is killed in
 //! between, `host unbind` does it.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::error::{Context, Error, Result};
 use crate::guest::{COUNT, SEED};
@@ -13,7 +17,7 @@ use crate::subjects::counting::{Counting, PAUSE, Source};
 use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::line::Line;
-use crate::subjects::mini_vmm::{Guest, Vcpus};
+use crate::subjects::mini_vmm::{Guest, Start, Vcpus};
 use crate::subjects::monitor::Monitor;
 use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
@@ -95,18 +99,37 @@ impl OtherVmm<'_> {
             true => Some(Counting::by(Source::Monitor(Monitor::add(&mut command)?))),
             false => None,
         };
+        let (terminal, input) = match self.peer.needs_terminal() {
+            true => terminal().map(|(ours, theirs)| (Some(ours), theirs.into()))?,
+            false => (None, Stdio::null()),
+        };
         let path = &self.program.path;
         let trial = guest.run(
             command,
             path,
             task,
-            (Vcpus::Pin, started),
+            Start {
+                vcpus: Vcpus::Pin,
+                began: started,
+                input,
+            },
             counting.as_mut(),
         );
-        drop((held, line.file));
+        drop((held, line.file, terminal));
         let back = bound.map_or(Ok(()), Bound::give_back);
         Ok((first(trial, back, say::error)?, counting))
     }
+}
+
+/// A terminal (pty(7)), on which nothing is typed: the end that keeps it, and the program's end.
+fn terminal() -> Result<(OwnedFd, OwnedFd)> {
+    let made = || {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        unlockpt(&ours)?;
+        let theirs = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        Ok::<_, Errno>((ours, theirs))
+    };
+    made().context("cannot make a terminal for the VMM")
 }
 
 /// What `mini-vmm host unbind` says of a device that is with the host's driver.

@@ -81,6 +81,11 @@ impl Peer {
         )
     }
 
+    /// Whether the program's standard input must be a terminal.
+    pub fn needs_terminal(self) -> bool {
+        self == Self::Alioth
+    }
+
     /// Whether the VMM says what KVM counts.
     pub fn counts(self) -> bool {
         self.program() == "qemu-system-x86_64"
