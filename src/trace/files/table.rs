@@ -31,7 +31,8 @@ impl Tables {
             return file.clone();
         }
         let file = self.registry.find(tid, fd, None);
-        if table.len() < MOST {
+        // A call on a number that is no descriptor says nothing of what gets the number later.
+        if table.len() < MOST && (file.is_some() || identify::link(tid, fd).is_some()) {
             table.insert(fd, file.clone());
         }
         file
@@ -88,5 +89,32 @@ impl Tables {
         if let Some(table) = self.shared.get(id) {
             table.retain(|fd, file| file.is_some() && identify::link(tid, *fd).is_some());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_was_no_descriptor_is_looked_up_again() {
+        let own = std::process::id() as pid_t;
+        let mut tables = Tables::default();
+        let id = tables.shared.add(Table::default());
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(tables.file(id, own, null.as_raw_fd()), None);
+        assert!(
+            tables
+                .shared
+                .get(id)
+                .unwrap()
+                .contains_key(&null.as_raw_fd())
+        );
+        // No process may have so many descriptors.
+        assert_eq!(tables.file(id, own, i32::MAX), None);
+        assert_eq!(tables.shared.get(id).unwrap().len(), 1);
     }
 }
