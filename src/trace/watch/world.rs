@@ -25,8 +25,10 @@ use crate::watch::thread::Thread;
 
 /// The most regions of a device, slots of a VM, and objects of an iommufd that are remembered.
 pub const MOST_REGIONS: usize = 256;
-/// The same for VMs; the oldest is forgotten. QEMU makes a few to ask KVM.
+/// The same for VMs; the oldest is forgotten that is closed. QEMU makes a few to ask KVM.
 pub const MOST_VMS: usize = 64;
+/// The most VMs that are remembered if none is closed.
+pub const MOST_OPEN_VMS: usize = 1 << 14;
 /// The same for VFIO devices.
 pub const MOST_DEVICES: usize = 1024;
 /// The same for slots.
@@ -62,6 +64,13 @@ pub struct Vm {
     pub looked: u64,
     /// A vCPU's mapping, which has the ring.
     pub ring: Option<u64>,
+}
+
+impl Vm {
+    /// Whether no descriptor of it is known any more.
+    fn is_closed(&self) -> bool {
+        self.file.strong_count() == 0
+    }
 }
 
 /// A VFIO device.
@@ -122,8 +131,11 @@ impl World {
     /// The VM of a file that was made in this memory.
     pub fn vm(&mut self, id: u32, space: Id) -> &mut Vm {
         if self.vms.len() >= MOST_VMS && !self.vms.contains_key(&id) {
-            let oldest = self.vms.keys().min().copied();
-            oldest.map(|oldest| self.vms.remove(&oldest));
+            let closed = self.vms.iter().filter(|(_, vm)| vm.is_closed());
+            let closed = closed.map(|(id, _)| *id).min();
+            let full = self.vms.len() >= MOST_OPEN_VMS;
+            let oldest = full.then(|| self.vms.keys().min().copied()).flatten();
+            closed.or(oldest).map(|oldest| self.vms.remove(&oldest));
         }
         self.vms.entry(id).or_insert_with(|| Vm {
             guest: GuestVm::default(),
@@ -188,5 +200,41 @@ impl GuestMemory for SlotMemory<'_> {
             let host = slot.host.wrapping_add(address - slot.guest);
             Remote(self.tid).read(host, into) == into.len()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::decode::value::Kind;
+    use crate::files::open_file::FileKind;
+
+    #[test]
+    fn a_vm_that_is_open_is_not_forgotten_for_another() {
+        let mut world = World::default();
+        let space = world.spaces.add(Mappings::default());
+        let ids = 1..=MOST_VMS as u32 * 3;
+        let file = |id| {
+            Rc::new(OpenFile {
+                id,
+                kind: FileKind::Calls(Kind::Vm),
+                name: format!("vm {id}"),
+                vm: Some(id),
+            })
+        };
+        let open: Vec<_> = ids.map(file).collect();
+        for file in &open {
+            world.vm(file.id, space).file = Rc::downgrade(file);
+        }
+        assert_eq!(world.vms.len(), open.len());
+        // Those that are closed are.
+        for id in 1000..1000 + 3 * MOST_VMS as u32 {
+            let closed = file(id);
+            world.vm(id, space).file = Rc::downgrade(&closed);
+        }
+        assert_eq!(world.vms.len(), open.len() + 1);
+        assert!(open.iter().all(|file| world.vms.contains_key(&file.id)));
     }
 }
