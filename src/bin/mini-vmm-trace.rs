@@ -1,7 +1,6 @@
 //! The program `mini-vmm-trace`, which `mini-vmm trace` starts.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +10,7 @@ use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
 use trace::kernel::source::Source;
 use trace::output::emitter::{Emitter, Output};
+use trace::output::files::Files;
 use trace::output::html::output::Html;
 use trace::output::json::Lines;
 use trace::output::perfetto::Perfetto;
@@ -38,16 +38,16 @@ const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let Cli { args, verbose } = Cli::parse();
-    let outputs = match outputs(&args, verbose > 0) {
+    let mut files = Files::default();
+    let outputs = match outputs(&args, verbose > 0, &mut files) {
         Ok(outputs) => outputs,
         Err((path, e)) => {
             let text = format!("{} cannot be written", path.display());
-            return fail(
-                &text,
-                Some(&e),
-                Some("name a file in a directory of yours"),
-                FAILED,
-            );
+            let hint = match e.kind() {
+                io::ErrorKind::InvalidInput => "give each output a file of its own",
+                _ => "name a file in a directory of yours",
+            };
+            return fail(&text, Some(&e), Some(hint), FAILED);
         }
     };
     let signals = KeptBack::new();
@@ -56,11 +56,15 @@ fn main() -> ExitCode {
     let emitter = Emitter::new(outputs, args.filter(), kernel).looked_at(reader);
     let mut world = World::new(emitter);
     let end = engine::trace(&mut world, args.command, !args.no_filter, signals);
-    if let Err(e) = &end {
-        return fail(&e.to_string(), e.source(), e.hint(), e.status());
-    }
+    // Without a command too, each file is whole.
     if let Err(e) = world.out.end() {
         say(&e.to_string(), Some(e.hint()));
+    }
+    for broken in files.broken() {
+        say(&broken, Some("make room for the file, and trace again"));
+    }
+    if let Err(e) = &end {
+        return fail(&e.to_string(), e.source(), e.hint(), e.status());
     }
     match end {
         Ok(End::Status(status)) => ExitCode::from(status as u8),
@@ -92,10 +96,11 @@ fn kernel() -> Option<Source> {
 fn outputs(
     args: &TraceArgs,
     all_fields: bool,
+    files: &mut Files,
 ) -> Result<Vec<Box<dyn Output>>, (PathBuf, io::Error)> {
     let terminal = args.output.is_none() && io::stderr().is_terminal();
     let to: Box<dyn Write> = match &args.output {
-        Some(path) => create(path)?,
+        Some(path) => create(path, files)?,
         None => Box::new(BufWriter::with_capacity(BUFFER, io::stderr())),
     };
     let style = Style {
@@ -110,19 +115,19 @@ fn outputs(
         false => Box::new(Text::new(to, style)),
     }];
     if let Some(path) = &args.perfetto {
-        outputs.push(Box::new(Perfetto::new(create(path)?)));
+        outputs.push(Box::new(Perfetto::new(create(path, files)?)));
     }
     if let Some(path) = &args.html {
         let words = args.command.iter().map(|word| word.to_string_lossy());
         let command = words.collect::<Vec<_>>().join(" ");
-        let html = Html::new(create(path)?, command, args.filter().chooses());
+        let html = Html::new(create(path, files)?, command, args.filter().chooses());
         outputs.push(Box::new(html));
     }
     Ok(outputs)
 }
 
-fn create(path: &Path) -> Result<Box<dyn Write>, (PathBuf, io::Error)> {
-    let file = File::create(path).map_err(|e| (path.to_owned(), e))?;
+fn create(path: &Path, files: &mut Files) -> Result<Box<dyn Write>, (PathBuf, io::Error)> {
+    let file = files.create(path).map_err(|e| (path.to_owned(), e))?;
     Ok(Box::new(BufWriter::with_capacity(BUFFER, file)))
 }
 

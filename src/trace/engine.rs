@@ -139,7 +139,7 @@ pub fn trace(
 }
 
 fn failure(started: &mut Started, end: End) -> Option<io::Error> {
-    (end == End::Status(127)).then(|| started.failure())?
+    matches!(end, End::Status(126 | 127)).then(|| started.failure())?
 }
 
 impl Engine<'_> {

@@ -2,6 +2,7 @@
 //! the traced program behaves as untraced.
 
 mod behaviour;
+mod files;
 mod filter;
 mod formats;
 mod guests;

@@ -159,9 +159,11 @@ fn execute(
     say(tell, has_filter.into());
     // SAFETY: as above.
     unsafe { libc::execvp(argv[0], argv.as_ptr()) };
-    say(tell, io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    say(tell, errno);
+    let status = if errno == libc::ENOENT { 127 } else { 126 };
     // SAFETY: _exit(2) takes a number.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(status) }
 }
 
 fn say(tell: RawFd, number: i32) {
