@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
+use trace::files::identify;
 use trace::kernel::source::Source;
 use trace::output::emitter::{Emitter, Output};
 use trace::output::files::Files;
@@ -38,6 +39,15 @@ const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let Cli { args, verbose } = Cli::parse();
+    if !identify::is_possible() {
+        let text = "/proc does not show the processes here, so no descriptor can be named";
+        return fail(
+            text,
+            None,
+            Some("mount it: mount -t proc proc /proc"),
+            FAILED,
+        );
+    }
     let mut files = Files::default();
     let outputs = match outputs(&args, verbose > 0, &mut files) {
         Ok(outputs) => outputs,

@@ -41,6 +41,13 @@ fn field(fdinfo: &str, name: &str) -> Option<String> {
     Some(value.trim().to_string())
 }
 
+/// Whether /proc shows processes by the numbers that they have here. In a chroot without /proc, and
+/// in a namespace of process numbers with the /proc of another, no descriptor can be looked up.
+pub fn is_possible() -> bool {
+    let own = std::process::id().to_string();
+    fs::read_link("/proc/self").is_ok_and(|shown| shown.as_os_str() == own.as_str())
+}
+
 /// The process of a thread.
 pub fn process(tid: pid_t) -> Option<pid_t> {
     let status = short(format!("/proc/{tid}/status"))?;
@@ -190,6 +197,7 @@ mod tests {
         let own = std::process::id() as pid_t;
         assert_eq!(process(own), Some(own));
         assert_eq!(process(-1), None);
+        assert!(is_possible());
     }
 
     #[test]

@@ -234,3 +234,25 @@ fn an_ordinary_user_can_trace() {
     assert_eq!(output.stdout, b"65534\n", "{said}");
     assert!(said.contains("ends with status 5"), "{said}");
 }
+
+#[test]
+fn without_the_proc_of_its_processes_nothing_is_started() {
+    let own_numbers = |command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork"]).args(command).output()
+    };
+    if !own_numbers(&["true"]).is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: unshare is not allowed");
+        return;
+    }
+    // /proc is still that of all processes.
+    let output = own_numbers(&[PROGRAM, "trace", "--", "echo", "started"]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(
+        said.contains("/proc does not show the processes here"),
+        "{said}"
+    );
+    assert!(said.contains("hint: mount it: mount -t proc"), "{said}");
+}
