@@ -225,6 +225,19 @@ mod tests {
 
     const ADDRESS: &str = "0000:01:00.0";
 
+    #[test]
+    fn a_terminal_is_one_for_the_program_that_gets_it() {
+        let says = |input: Stdio| {
+            let output = Command::new("tty").stdin(input).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let (ours, theirs) = terminal().unwrap();
+        let name = says(theirs.into());
+        assert!(name.starts_with("/dev/pts/"), "{name}");
+        drop(ours);
+        assert_eq!(says(Stdio::null()), "not a tty\n");
+    }
+
     /// A program that writes down how it is called. What is named in `fails` fails, and says
     /// `says`.
     fn binder(name: &str, fails: &str, says: &str) -> (Program, PathBuf) {
