@@ -1,5 +1,6 @@
 //! The description of L1, its QEMU command line, and running QEMU with a time limit.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -230,14 +231,18 @@ impl Machine {
             .stderr(errors);
         let monitor = Monitor::add(&mut command)?;
         let mut qemu = Emulator::start(command, Some(monitor.keep()))?;
-        let mut nudge = monitor.watch(qemu.id())?;
+        let nudge = RefCell::new(monitor.watch(qemu.id())?);
         let serial = qemu.take_stdout();
-        let mut quiet = |silent| match nudge.look(silent) {
+        let mut heard = |line: &Line| {
+            nudge.borrow_mut().hear(line);
+            heard(line);
+        };
+        let mut quiet = |silent| match nudge.borrow_mut().look(silent) {
             true => Quiet::Noted("QEMU seemed to hang, and the lab woke it"),
             false => Quiet::Runs,
         };
         let ear = Ear {
-            heard,
+            heard: &mut heard,
             quiet: &mut quiet,
             // QEMU ends when L1 powers off.
             is_last: &|_| false,

@@ -2,7 +2,8 @@
 //! wait forever, although its CPUs are in the middle of an instruction. (The gdbstub shows this,
 //! and also wakes the CPUs.) The QMP commands `stop` and `cont` wake QEMU too. The lab sends these
 //! commands when QEMU has used no CPU time for a while, and when the machine has said nothing for
-//! long: an emulator that hangs may still use a little CPU time.
+//! long: an emulator that hangs may still use a little CPU time. By the same socket, the machine's
+//! script may change the machine.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Result};
+use crate::transcript::{Line, Speaker};
 
 /// The time without CPU use after which QEMU counts as hung. Waking an idle machine does no harm.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -87,13 +89,26 @@ impl Nudge {
         true
     }
 
+    /// Sends what L1's script has asked for by a line `LAB: qmp COMMAND`, a command in JSON.
+    pub fn hear(&mut self, line: &Line) {
+        let command = line.text.strip_prefix("qmp ");
+        if let (Speaker::Lab, Some(command)) = (line.from, command) {
+            self.send(command);
+        }
+    }
+
+    /// Sends a QMP command without arguments.
+    fn say(&mut self, command: &str) {
+        self.send(&format!("{{\"execute\": \"{command}\"}}"));
+    }
+
     /// Sends a QMP command. Reads QEMU's answers so that QEMU's buffer does not fill, and ignores
     /// them.
-    fn say(&mut self, command: &str) {
+    fn send(&mut self, command: &str) {
         let mut answers = [0; 4096];
         while self.qmp.read(&mut answers).is_ok_and(|n| n > 0) {}
         // An error means that QEMU has ended.
-        let _ = writeln!(self.qmp, "{{\"execute\": \"{command}\"}}");
+        let _ = writeln!(self.qmp, "{command}");
     }
 }
 
@@ -110,6 +125,30 @@ fn cpu_time(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_script_of_l1_alone_sends_commands() {
+        let mut command = Command::new("true");
+        let monitor = Monitor::add(&mut command).unwrap();
+        let theirs = monitor.theirs.try_clone().unwrap();
+        let mut nudge = monitor.watch(std::process::id()).unwrap();
+        for raw in [
+            "L2| LAB: qmp {\"execute\": \"quit\"}",
+            "qmp {\"execute\": \"quit\"}",
+            "LAB: state qmp",
+            "LAB: qmp {\"execute\": \"query-block\"}",
+        ] {
+            nudge.hear(&Line::new(Duration::ZERO, raw));
+        }
+        drop(nudge);
+        let sent = std::io::read_to_string(theirs).unwrap();
+        let lines: Vec<_> = sent.lines().collect();
+        let wanted = ["qmp_capabilities", "query-block"];
+        assert_eq!(
+            lines,
+            wanted.map(|name| format!("{{\"execute\": \"{name}\"}}"))
+        );
+    }
 
     #[test]
     fn time_is_used_and_known() {

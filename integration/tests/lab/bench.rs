@@ -12,10 +12,10 @@ use lab::{Error, Result, vmm};
 use serde_json::Value;
 
 /// The disk whose speed QEMU limits.
-const SLOW: &str = "0000:00:06.0";
+pub(super) const SLOW: &str = "0000:00:06.0";
 
 /// The disk.
-const SLOW_DISK: [&str; 4] = [
+pub(super) const SLOW_DISK: [&str; 4] = [
     "-drive",
     "if=none,id=slow,format=raw,file={dir}/slow.img,throttling.iops-total=400",
     "-device",
@@ -34,7 +34,7 @@ const SLOWER_DISK: [&str; 4] = [
 const SIZE: u64 = 32 << 20;
 
 /// The reads that QEMU lets through in each second.
-const KNOWN: f64 = 400.0;
+pub(super) const KNOWN: f64 = 400.0;
 
 /// The same for the slower disk.
 const KNOWN_SLOWER: f64 = 100.0;
@@ -66,7 +66,7 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// What the disk has: no block is zero, and no two are alike.
-fn noise() -> Vec<u8> {
+pub(super) fn noise() -> Vec<u8> {
     let words = (1..=SIZE / 8).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     words.flat_map(u64::to_le_bytes).collect()
 }
@@ -94,7 +94,7 @@ fn check_known_speed(outcome: &Outcome) -> Result<()> {
     check_costs(&report)
 }
 
-fn unchanged(outcome: &Outcome) -> Result<()> {
+pub(super) fn unchanged(outcome: &Outcome) -> Result<()> {
     let image = fs::read(outcome.image("slow")).map_err(|e| Error::failed(e.to_string()))?;
     expect(image == noise(), || "the disk has changed".into())
 }
@@ -282,7 +282,7 @@ fn check_ends(outcome: &Outcome) -> Result<()> {
     DISK.check_untouched(&outcome.image(DISK.serial))
 }
 
-fn states(outcome: &Outcome, names: &[&str]) -> Result<()> {
+pub(super) fn states(outcome: &Outcome, names: &[&str]) -> Result<()> {
     let states: Vec<_> = outcome.transcript.lab("state").collect();
     let wanted: Vec<_> = names
         .iter()

@@ -25,6 +25,7 @@ scenarios![
     bench_ends,
     bench_kills,
     bench_ports,
+    bench_truth,
     bench_writes,
     bind,
     managed,
