@@ -96,10 +96,7 @@ pub fn run(
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
     }
-    if config.vfio.iter().any(|device| device.managed) {
-        // A bad kernel file is refused before a host driver is unbound.
-        Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
-    }
+    check_files(&config, run_as)?;
     // A socket that is in use is an error before the run takes anything from the host.
     api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
@@ -171,6 +168,20 @@ pub fn run(
     let end = end?;
     machine.close()?;
     Ok(end)
+}
+
+/// A bad kernel file is refused before a host driver is unbound, and so is one that the run's user
+/// may not read.
+fn check_files(config: &VmConfig, run_as: Option<&RunAs>) -> Result<(), RunError> {
+    if !config.vfio.iter().any(|device| device.managed) {
+        return Ok(());
+    }
+    let check = || Images::open(&config.kernel, config.initrd.as_deref()).map(drop);
+    let outcome = match run_as {
+        Some(user) => user.try_as(check)?,
+        None => check(),
+    };
+    Ok(outcome.map_err(MachineError::from)?)
 }
 
 /// Binds the devices with `managed=on`, and starts the processes that open and bind devices. That

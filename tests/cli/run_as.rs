@@ -297,6 +297,16 @@ fn nothing_of_others_is_given_away() {
         "cannot be opened for nobody",
         "ls -ld",
     );
+    // A kernel that the user may not read.
+    let mode = |mode| {
+        fs::set_permissions(folder.at("kernel"), Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o600);
+    let never = folder.at("never.json");
+    refused("--stats", &never, "/kernel", "");
+    refused("--stats", &never, "Permission denied", "");
+    assert!(!never.exists());
+    mode(0o644);
     // The first mistake of a run that has no other is the device.
     let good = folder.at("new.json");
     refused("--stats", &good, ABSENT, "");

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, getegid, getgroups, set_dumpable_behavior};
 
 use super::process::raise_memory_limit;
 use super::thread;
@@ -71,6 +71,45 @@ impl RunAs {
         }
     }
 
+    /// Does `work` with the user's rights to files, and takes root's back. This process must have
+    /// one thread. The user's other processes do not reach its memory meanwhile: the kernel hides
+    /// that when the user changes (proc_pid(5)).
+    ///
+    /// # Errors
+    /// The kernel refuses a call. The process may have the user's rights then.
+    pub fn try_as<T>(&self, work: impl FnOnce() -> T) -> Result<T, RunAsError> {
+        let groups = getgroups().map_err(|e| self.failed("getgroups")(e.into()))?;
+        let groups: Vec<_> = groups.into_iter().map(|group| group.as_raw()).collect();
+        let (gid, root) = (getegid().as_raw(), 0);
+        self.set_groups(&self.groups)?;
+        self.set_effective(self.gid, self.uid)?;
+        let outcome = work();
+        // The user first, which brings the capabilities back that the others take.
+        // SAFETY: the call passes a number.
+        check(unsafe { libc::seteuid(root) }).map_err(self.failed("seteuid"))?;
+        self.set_effective(gid, root)?;
+        self.set_groups(&groups)?;
+        Ok(outcome)
+    }
+
+    fn set_groups(&self, groups: &[u32]) -> Result<(), RunAsError> {
+        // SAFETY: the kernel reads the groups, which live for the call.
+        check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })
+            .map_err(self.failed("setgroups"))
+    }
+
+    fn set_effective(&self, gid: u32, uid: u32) -> Result<(), RunAsError> {
+        // SAFETY: the calls pass numbers.
+        check(unsafe { libc::setegid(gid) }).map_err(self.failed("setegid"))?;
+        // SAFETY: as above.
+        check(unsafe { libc::seteuid(uid) }).map_err(self.failed("seteuid"))
+    }
+
+    fn failed(&self, call: &'static str) -> impl FnOnce(io::Error) -> RunAsError + use<> {
+        let name = self.name.clone();
+        move |source| RunAsError::Call { name, call, source }
+    }
+
     /// Makes this process, which must have one thread, the user's: user, group and groups, and no
     /// capability. A program that it executes gets none either (no_new_privs). With `locks`, the
     /// limit on locked memory goes before: the kernel looks at CAP_IPC_LOCK at each map for DMA,
@@ -80,20 +119,11 @@ impl RunAs {
     /// # Errors
     /// The kernel refuses a call.
     pub fn enter(&self, locks: bool, shared: bool) -> Result<(), RunAsError> {
-        let failed = |call| {
-            move |source| RunAsError::Call {
-                name: self.name.clone(),
-                call,
-                source,
-            }
-        };
+        let failed = |call| self.failed(call);
         raise_memory_limit(locks, false);
         // From the first call on, this process may lack what giving devices back takes.
         USER.get_or_init(|| self.name.clone());
-        let groups = self.groups.as_slice();
-        // SAFETY: the kernel reads the groups, which live for the call.
-        check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })
-            .map_err(failed("setgroups"))?;
+        self.set_groups(&self.groups)?;
         // The real, the effective and the saved one: none of them leads back.
         // SAFETY: the calls pass numbers.
         check(unsafe { libc::setresgid(self.gid, self.gid, self.gid) })
@@ -146,10 +176,35 @@ fn check(outcome: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
     use crate::sys::process::in_one_thread;
+
+    /// Files are the user's for the time of the work, and root's again afterwards.
+    fn tried(user: &RunAs) {
+        let state = || {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let names = ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"];
+            let fields = status.lines();
+            let fields = fields.filter(|line| names.iter().any(|name| line.starts_with(name)));
+            fields.map(String::from).collect::<Vec<_>>()
+        };
+        let path = format!("/tmp/mini-vmm-try-as-{}", std::process::id());
+        fs::write(&path, "root's").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let before = state();
+        let opened = user.try_as(|| (File::open(&path), state())).unwrap();
+        let (Err(e), during) = opened else {
+            panic!("the user opens a file of root's");
+        };
+        assert_eq!(e.kind(), io::ErrorKind::PermissionDenied);
+        assert_ne!(during, before);
+        assert_eq!(state(), before);
+        assert!(File::open(&path).is_ok());
+        fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn a_process_becomes_another_users_for_good() {
@@ -164,6 +219,7 @@ mod tests {
                 gid: 4_000_002,
                 groups: vec![4_000_003, 4_000_004],
             };
+            tried(&user);
             user.enter(true, false).unwrap();
             assert!(has_changed());
             let status = fs::read_to_string("/proc/self/status").unwrap();
