@@ -54,6 +54,13 @@ pub fn process(tid: pid_t) -> Option<pid_t> {
     field(&status, "Tgid")?.parse().ok()
 }
 
+/// The process that a pidfd is of.
+pub fn of_pidfd(tid: pid_t, pidfd: i32) -> Option<pid_t> {
+    field(&short(format!("/proc/{tid}/fdinfo/{pidfd}"))?, "Pid")?
+        .parse()
+        .ok()
+}
+
 /// The id of an eventfd, which no other eventfd of the host has at the same time.
 pub fn eventfd_id(tid: pid_t, fd: i32) -> Option<String> {
     field(&short(format!("/proc/{tid}/fdinfo/{fd}"))?, "eventfd-id")

@@ -7,6 +7,7 @@ use libc::pid_t;
 use crate::files::identify;
 use crate::files::open_file::FileRef;
 use crate::files::registry::{Registry, Told};
+use crate::files::same::same;
 use crate::shared::{Id, Shared};
 
 /// The most descriptors of a table that are remembered; more are looked up each time.
@@ -21,9 +22,28 @@ pub struct Tables {
     /// The tables by their users.
     pub shared: Shared<Table>,
     registry: Registry,
+    /// The table of each process's newest thread.
+    processes: HashMap<pid_t, Id>,
 }
 
 impl Tables {
+    /// A process has this table from now on, or none any more.
+    pub fn process(&mut self, pid: pid_t, table: Option<Id>) {
+        match table {
+            Some(id) => self.processes.insert(pid, id),
+            None => self.processes.remove(&pid),
+        };
+    }
+
+    /// The file that pidfd_getfd(2) has copied to a thread's descriptor from a traced process. The
+    /// registry cannot tell if the descriptor that it compares with is gone.
+    pub fn copied(&mut self, to: (pid_t, i32), (pidfd, from): (i32, i32)) -> Option<FileRef> {
+        let pid = identify::of_pidfd(to.0, pidfd)?;
+        let file = self.file(*self.processes.get(&pid)?, pid, from)?;
+        // The process may have another file there by now, or this thread's own table.
+        (same(to, (pid, from)) != Some(false)).then_some(file)
+    }
+
     /// The file of a thread's descriptor, if the trace names it.
     pub fn file(&mut self, id: Id, tid: pid_t, fd: i32) -> Option<FileRef> {
         let table = self.shared.get(id)?;

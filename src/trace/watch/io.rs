@@ -196,10 +196,19 @@ pub fn made(world: &mut World, thread: &mut Thread, started: &Started, result: i
         return;
     };
     world.tables.close(thread.table, fd as u32, fd as u32);
+    let args = started.args;
+    if started.number == libc::SYS_pidfd_getfd as u64 {
+        let from = (args[0] as i32, args[1] as i32);
+        let copied = world.tables.copied((thread.tid, fd), from);
+        if copied.is_some() {
+            world
+                .tables
+                .received(thread.table, (thread.tid, fd), copied);
+        }
+    }
     let Some(file) = world.tables.file(thread.table, thread.tid, fd) else {
         return;
     };
-    let args = started.args;
     let (name, ins) = match i64::try_from(started.number) {
         Ok(libc::SYS_eventfd) => ("eventfd", vec![field("initval", Value::Decimal(args[0]))]),
         Ok(libc::SYS_eventfd2) => (

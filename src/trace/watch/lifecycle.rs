@@ -30,6 +30,7 @@ impl World {
 
     fn thread(&mut self, pid: i32, tid: i32, table: Id, space: Option<Id>) -> Thread {
         self.out.born(tid, pid);
+        self.tables.process(pid, Some(table));
         let space = space.unwrap_or_else(|| self.spaces.add(Mappings::default()));
         let thread = Thread {
             pid,
@@ -93,6 +94,7 @@ impl World {
         let copy = self.tables.shared.copy(thread.table);
         self.tables.shared.leave(thread.table);
         thread.table = copy;
+        self.tables.process(thread.pid, Some(copy));
         self.tables.exec(thread.table, thread.tid);
         thread.left = None;
         let program = std::fs::read_link(format!("/proc/{}/exe", thread.pid));
@@ -109,6 +111,9 @@ impl World {
         // ptrace").
         if let Some(keeper) = self.keeper.as_mut().filter(|_| thread.pid == thread.tid) {
             keeper.gone(thread.pid);
+        }
+        if thread.pid == thread.tid {
+            self.tables.process(thread.pid, None);
         }
         self.tables.shared.leave(thread.table);
         self.spaces.leave(thread.space);

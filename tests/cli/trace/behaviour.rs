@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use super::run::trace;
@@ -143,9 +143,21 @@ fn a_descriptor_in_a_message_is_known_after_its_sender_has_closed_it() {
     if !kvm() {
         return;
     }
-    let program = compiled("passed", include_str!("passed.c"));
+    two_vms_are_named(&compiled("passed", include_str!("passed.c")));
+}
+
+#[test]
+fn a_descriptor_of_pidfd_getfd_is_known_after_the_thread_that_made_it_has_ended() {
+    if !kvm() {
+        return;
+    }
+    two_vms_are_named(&compiled("copied", include_str!("copied.c")));
+}
+
+/// A program makes two VMs, and a call on a copy of each descriptor.
+fn two_vms_are_named(program: &Path) {
     let (output, lines) = traced(&[&program.display().to_string()]);
-    fs::remove_file(&program).unwrap();
+    fs::remove_file(program).unwrap();
     assert_eq!(output.status.code(), Some(0), "{lines}");
     for (file, call) in [
         ("vm ", "KVM_SET_TSS_ADDR("),
