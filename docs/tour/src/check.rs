@@ -58,11 +58,31 @@ impl Exercise {
             }
             Check::InLab(command, verdict) => (command, verdict),
         };
-        let text = fs::read_to_string(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
+        let text = read(answer)?;
         let limited = (command(&text), lab::FOR_ANSWER);
         let outputs = lab::run(&[limited], &Stable::nothing(), programs)?;
         outputs.iter().try_for_each(verdict)
     }
+}
+
+/// A reader's file, with the ends of lines that Linux has.
+///
+/// # Errors
+/// The file cannot be read, or is no text.
+fn read(answer: &Path) -> Result<String, String> {
+    let bytes = fs::read(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.replace("\r\n", "\n")),
+        Err(_) => Err(format!(
+            "{} is no plain text: save the file as UTF-8.",
+            answer.display()
+        )),
+    }
+}
+
+/// A text as one word of a shell's command.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// All exercises.
@@ -153,4 +173,63 @@ pub fn exercise(chapter: u32) -> Option<&'static Exercise> {
     EXERCISES
         .iter()
         .find(|exercise| exercise.chapter == chapter)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::commands::Output;
+
+    /// What a shell prints.
+    fn says(command: &str) -> String {
+        let output = Command::new("sh").args(["-c", command]).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_text_of_the_reader_is_one_word_for_the_shell() {
+        for text in ["", "it's \"$HOME\" \\n `id`", "''", "two\nlines"] {
+            assert_eq!(says(&format!("printf %s {}", quoted(text))), text);
+        }
+    }
+
+    /// An address that no device can have is told without the emulated machine.
+    #[test]
+    fn addresses_that_are_none_are_told() {
+        for (answer, told) in [
+            ("from 0xffffffffffffffff\nto 0x200000", "more than 28 bits"),
+            ("from it's\nto 0x200000", "`from it's` has no number yet"),
+            ("to 0x200000", "`from ` has no number yet"),
+        ] {
+            let text = says(&dma::command(answer));
+            let output = Output { text, status: 0 };
+            let why = dma::verdict(&output).unwrap_err();
+            assert!(why.contains(told), "{why}");
+        }
+    }
+
+    #[test]
+    fn each_call_is_made_once() {
+        let text = "container: done\ngroup: done\njoin: done\niommu: done\ndevice: done\n\
+                    read: 0x010000ed\n";
+        let verdict = |text: String| calls::verdict(&Output { text, status: 0 });
+        verdict(text.into()).unwrap();
+        let why = verdict(format!("{text}read: 0x010000ed\n")).unwrap_err();
+        assert!(why.starts_with("`read` is made twice"), "{why}");
+    }
+
+    #[test]
+    fn a_file_is_read_with_the_ends_of_lines_of_any_system() {
+        let file = std::env::temp_dir().join(format!("tour-read-{}", std::process::id()));
+        fs::write(&file, "a\r\nb\n").unwrap();
+        let text = read(&file).unwrap();
+        fs::write(&file, b"a\xff").unwrap();
+        let why = read(&file).unwrap_err();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(text, "a\nb\n");
+        assert!(why.contains("save the file as UTF-8"), "{why}");
+    }
 }

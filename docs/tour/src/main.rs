@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         ["weave", "--recorded"] => weave(false),
         ["weave", "--check"] => weave(true),
         ["book"] => book::build(&Commands::new(root())),
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
         ["check", number] => exercise(number, None),
         ["check", number, file] => exercise(number, Some(file)),
         _ => Err(USAGE.into()),

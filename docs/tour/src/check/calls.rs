@@ -31,6 +31,11 @@ pub fn verdict(output: &Output) -> Result<(), String> {
     let Some((word, said)) = lines.last() else {
         return Err("The file has no call: put one word on each line.".into());
     };
+    let twice = lines.iter().enumerate();
+    let mut twice = twice.filter(|(i, line)| lines[..*i].iter().any(|before| before.0 == line.0));
+    if let Some((_, (word, _))) = twice.next() {
+        return Err(format!("`{word}` is made twice: each call is made once."));
+    }
     match *word {
         "read" if output.text.lines().any(|line| line == REGISTER) => Ok(()),
         "container" | "group" if *said == "done" => Err(format!(

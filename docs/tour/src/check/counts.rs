@@ -6,7 +6,7 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-use crate::check::assembled;
+use crate::check::{assembled, read};
 use crate::root;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ const LOOPS: [Loop; 5] = [
 /// # Errors
 /// What to look at next.
 pub fn check(answer: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
+    let text = read(answer)?;
     let answers: Vec<_> = LOOPS.iter().map(|of| guess(&text, of.name)).collect();
     let answers: Vec<u64> = answers.into_iter().collect::<Result<_, _>>()?;
     let stats = statistics()?;

@@ -1,6 +1,7 @@
 //! Chapter 7: two addresses for the edu device, which it uses in the emulated machine.
 
 use crate::check::driver::{after, with_guest};
+use crate::check::quoted;
 use crate::commands::Output;
 
 /// Where the bytes are, and where they shall be; both are the guest's addresses.
@@ -34,7 +35,9 @@ fn address(answer: &str, name: &str) -> Result<u64, String> {
 pub fn command(answer: &str) -> String {
     let (from, to) = match (address(answer, "from"), address(answer, "to")) {
         (Ok(from), Ok(to)) => (from, to),
-        (Err(why), _) | (_, Err(why)) => return format!("echo 'answer: {why}'"),
+        (Err(why), _) | (_, Err(why)) => {
+            return format!("printf '%s\\n' {}", quoted(&format!("answer: {why}")));
+        }
     };
     let guest = format!(
         "\t.include \"device.s\"

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
-use crate::check::assembled;
+use crate::check::{assembled, quoted};
 
 /// The device, in L1.
 pub const DEVICE: &str = "0000:00:0b.0";
@@ -19,8 +19,7 @@ pub fn with_guest(source: &str, kind: &str, then: &str) -> String {
     let bytes = match assemble(source, kind) {
         Ok(bytes) => bytes,
         Err(why) => {
-            let why: String = why.chars().filter(|c| *c != '\'').collect();
-            return format!("echo '{ASSEMBLER}{why}'");
+            return format!("printf '%s\\n' {}", quoted(&format!("{ASSEMBLER}{why}")));
         }
     };
     // A command has at most 128 KiB, and a line of the shell's is better short.

@@ -1,7 +1,8 @@
 //! Chapter 14: the calls of a VMM with a device, in an order that Linux takes.
 
-use std::fs;
 use std::path::Path;
+
+use crate::check::read;
 
 const SLOT: &str = "KVM_SET_USER_MEMORY_REGION";
 
@@ -70,7 +71,7 @@ const RULES: [(&str, &str, &str); 12] = [
 /// # Errors
 /// What to look at next.
 pub fn check(answer: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
+    let text = read(answer)?;
     let lines = text.lines().map(str::trim);
     let calls: Vec<_> = lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
