@@ -1,6 +1,7 @@
 //! The exercises: each is a file with a gap, and a check that says in a sentence what to look at
 //! next.
 
+mod answer;
 mod assembled;
 mod back;
 mod binding;
@@ -18,9 +19,9 @@ mod pci;
 mod registers;
 mod slices;
 
-use std::fs;
 use std::path::Path;
 
+use crate::check::answer::read;
 use crate::commands::{Commands, Output};
 use crate::lab;
 use crate::stable::Stable;
@@ -63,26 +64,6 @@ impl Exercise {
         let outputs = lab::run(&[limited], &Stable::nothing(), programs)?;
         outputs.iter().try_for_each(verdict)
     }
-}
-
-/// A reader's file, with the ends of lines that Linux has.
-///
-/// # Errors
-/// The file cannot be read, or is no text.
-fn read(answer: &Path) -> Result<String, String> {
-    let bytes = fs::read(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text.replace("\r\n", "\n")),
-        Err(_) => Err(format!(
-            "{} is no plain text: save the file as UTF-8.",
-            answer.display()
-        )),
-    }
-}
-
-/// A text as one word of a shell's command.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// All exercises.
@@ -179,6 +160,9 @@ pub fn exercise(chapter: u32) -> Option<&'static Exercise> {
 mod tests {
     use std::process::Command;
 
+    use std::fs;
+
+    use super::answer::quoted;
     use super::*;
     use crate::commands::Output;
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pci::config_space::CONVENTIONAL_SIZE;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tracing::debug;
 
@@ -46,6 +47,16 @@ impl KernelCalls {
         std::fs::read(self.0.fact(path)?)
     }
 
+    /// Reads the first bytes of a device's `config`, or as many as the kernel shows.
+    fn read_start(&self, path: &str) -> io::Result<Vec<u8>> {
+        let file = File::open(self.0.fact(path)?)?;
+        let mut bytes = vec![0; CONVENTIONAL_SIZE];
+        // The kernel gives all that it shows in one read.
+        let len = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     /// Looks at other processes.
     fn look(&self, look: &Look, asker: u32) -> io::Result<String> {
         if self.0.is_for_any() {
@@ -79,6 +90,7 @@ impl KernelCalls {
             Request::Close
             | Request::Open(_)
             | Request::Read(_)
+            | Request::ReadStart(_)
             | Request::Look { .. }
             | Request::Admit => return Ok(()),
         };
@@ -101,6 +113,9 @@ impl Calls for KernelCalls {
         match request {
             Request::Open(path) => return Ok(Some(self.open(path)?.into())),
             Request::Read(path) => return file_with(&self.read(path)?).map(Some),
+            Request::ReadStart(path) => {
+                return file_with(&self.read_start(path)?).map(Some);
+            }
             Request::Look { asker, look } => {
                 return file_with(self.look(look, *asker)?.as_bytes()).map(Some);
             }
@@ -222,6 +237,7 @@ mod tests {
                 Request::Open("/dev/iommux".into()),
                 Request::Read("/etc/passwd".into()),
                 Request::Read("/sys/../etc/passwd".into()),
+                Request::ReadStart("/etc/passwd".into()),
                 Request::Look {
                     asker: 1,
                     look: Look::Holders(vec!["/dev/null".into()]),
@@ -234,6 +250,27 @@ mod tests {
         let request = Request::Read("/sys/kernel/profiling".into());
         let unconfined = errno(&KernelCalls::of_any(), &request, Vec::new());
         assert_ne!(unconfined, Some(libc::EACCES));
+    }
+
+    #[test]
+    fn a_start_is_the_first_256_bytes() {
+        // Any file of sysfs serves. The first one is long, and not on each machine.
+        let paths = ["/sys/kernel/btf/vmlinux", "/sys/kernel/notes"];
+        let path = paths
+            .into_iter()
+            .find(|path| std::fs::exists(path).unwrap());
+        let path = path.unwrap();
+        let read = |request: Request| {
+            let answer = KernelCalls::of_any().make(&request, Vec::new()).unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            let len = File::from(answer.unwrap()).read_at(&mut bytes, 0).unwrap();
+            bytes.truncate(len);
+            bytes
+        };
+        let all = read(Request::Read(path.into()));
+        let start = read(Request::ReadStart(path.into()));
+        assert!(!all.is_empty());
+        assert_eq!(start, all[..all.len().min(CONVENTIONAL_SIZE)]);
     }
 
     /// A device that no host has, because its segment is beyond those of any firmware.
@@ -265,6 +302,7 @@ mod tests {
             read(&format!("{other}/config")),
             read(&format!("{other}/current_link_speed")),
             read("/sys/bus/pci/devices/ffff:01:00.0/vpd"),
+            Request::ReadStart(format!("{other}/config")),
             name("0000:01:00.0"),
             name("0000:01:00.0 vf_token=ffff:01:00.0"),
             name("ffff:01:00.0"),

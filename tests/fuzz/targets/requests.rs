@@ -54,7 +54,7 @@ fn is_request(bytes: &[u8]) -> bool {
         return false;
     };
     match kind {
-        0 | 9 => std::str::from_utf8(rest).is_ok(),
+        0 | 9 | 14 => std::str::from_utf8(rest).is_ok(),
         1 => !rest.contains(&0),
         2 => matches!(rest.len(), 0 | 16),
         3 => rest.len() == 4,

@@ -6,7 +6,8 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-use crate::check::{assembled, read};
+use crate::check::answer::read;
+use crate::check::assembled;
 use crate::root;
 
 const LIMIT: Duration = Duration::from_secs(20);

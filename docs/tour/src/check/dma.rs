@@ -1,7 +1,7 @@
 //! Chapter 7: two addresses for the edu device, which it uses in the emulated machine.
 
+use crate::check::answer::quoted;
 use crate::check::driver::{after, with_guest};
-use crate::check::quoted;
 use crate::commands::Output;
 
 /// Where the bytes are, and where they shall be; both are the guest's addresses.

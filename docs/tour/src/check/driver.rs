@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
 
-use crate::check::{assembled, quoted};
+use crate::check::answer::quoted;
+use crate::check::assembled;
 
 /// The device, in L1.
 pub const DEVICE: &str = "0000:00:0b.0";

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::check::read;
+use crate::check::answer::read;
 
 const SLOT: &str = "KVM_SET_USER_MEMORY_REGION";
 

@@ -177,8 +177,19 @@ impl Opener {
     /// # Errors
     /// The errno, or a [`Waiting`].
     pub fn read(&self, device: &str, path: &Path) -> io::Result<Vec<u8>> {
-        let request = Request::Read(path.to_string_lossy().into());
-        let mut answer = opened(self.call(device, &request, &[], Patience::Limited))?;
+        self.read_by(device, &Request::Read(path.to_string_lossy().into()))
+    }
+
+    /// Reads the first 256 bytes of a device's `config` in sysfs.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn read_start(&self, device: &str, path: &Path) -> io::Result<Vec<u8>> {
+        self.read_by(device, &Request::ReadStart(path.to_string_lossy().into()))
+    }
+
+    fn read_by(&self, device: &str, request: &Request) -> io::Result<Vec<u8>> {
+        let mut answer = opened(self.call(device, request, &[], Patience::Limited))?;
         let mut bytes = Vec::new();
         answer.read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -16,6 +16,9 @@ pub enum Request {
     /// Reads a file of sysfs, for which the kernel asks the device. The answer is a file with the
     /// bytes.
     Read(String),
+    /// The same for the first 256 bytes of a device's `config`: the kernel reads register by
+    /// register, and has 4 KiB.
+    ReadStart(String),
     /// VFIO_GROUP_GET_DEVICE_FD for a device's name. The file is the group's.
     DeviceOfGroup(CString),
     /// VFIO_DEVICE_BIND_IOMMUFD. The files are the device's and the iommufd.
@@ -80,7 +83,7 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
-            Self::Read(_) => "a read of sysfs",
+            Self::Read(_) | Self::ReadStart(_) => "a read of sysfs",
             Self::DeviceOfGroup(_) => "VFIO_GROUP_GET_DEVICE_FD",
             Self::Bind { .. } | Self::AskToken => "VFIO_DEVICE_BIND_IOMMUFD",
             Self::Attach { .. } => "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
@@ -98,7 +101,9 @@ impl Request {
     pub(super) fn does(&self) -> &'static str {
         match self {
             Self::DeviceOfGroup(_) | Self::Bind { .. } => "the call opens the device and resets it",
-            Self::Read(_) => "the call wakes the device, or waits for its reset",
+            Self::Read(_) | Self::ReadStart(_) => {
+                "the call wakes the device, or waits for its reset"
+            }
             Self::Open(_) | Self::AskToken | Self::Attach { .. } | Self::Detach => {
                 "the call waits for another call for the device, for its group, or for a device \
                  that is reset with it"
@@ -126,6 +131,7 @@ impl Request {
             Self::Read(path) => (9, path.clone().into_bytes()),
             Self::AskToken => (10, Vec::new()),
             Self::Admit => (13, Vec::new()),
+            Self::ReadStart(path) => (14, path.clone().into_bytes()),
             Self::Look { asker, look } => match look {
                 Look::Holders(nodes) => {
                     let nodes = nodes.join("\n");
@@ -164,6 +170,7 @@ impl Request {
             10 => Self::AskToken,
             13 => Self::Admit,
             9 => Self::Read(String::from_utf8(rest.into()).ok()?),
+            14 => Self::ReadStart(String::from_utf8(rest.into()).ok()?),
             11 => {
                 let (asker, nodes) = rest.split_first_chunk()?;
                 let nodes = str::from_utf8(nodes).ok()?.split('\n');
@@ -200,6 +207,7 @@ mod tests {
         for request in [
             Request::Open("/dev/vfio/7".into()),
             Request::Read("/sys/x".into()),
+            Request::ReadStart("/sys/x".into()),
             Request::DeviceOfGroup(c"0000:01:00.0 vf_token=x".into()),
             Request::Bind { token: None },
             Request::Bind {
@@ -234,7 +242,8 @@ mod tests {
         }
         for nonsense in [
             &[][..],
-            &[14],
+            &[15],
+            &[14, 0xff],
             &[11, 1, 2, 3],
             &[11, 1, 2, 3, 4, 0xff],
             &[12, 1, 2, 3, 4, 5],
