@@ -1,4 +1,4 @@
-//! Parts 2 to 5, measured in the lab. L1 is the machine that QEMU emulates, with an IOMMU and NVMe
+//! Parts 2 to 6, measured in the lab. L1 is the machine that QEMU emulates, with an IOMMU and NVMe
 //! disks; the documentation of the crate `lab` has a picture.
 //!
 //! | module | content |
@@ -13,9 +13,11 @@
 //! | [`reads`] | part 3: reads of an NVMe disk |
 //! | [`maps`] | part 4: memory for DMA |
 //! | [`growth`] | part 5: more devices, vCPUs and memory |
+//! | [`device`] | part 6: a disk, by the program mini-vmm-bench |
 //! | [`failure`] | errors of the crate `lab` |
 
 pub mod boots;
+pub mod device;
 pub mod facts;
 pub mod failure;
 pub mod filling;
@@ -34,11 +36,12 @@ use crate::results::Results;
 
 type Part = fn(&Setup<'_>, &mut Results) -> Result<()>;
 
-const PARTS: [(u8, Part); 4] = [
+const PARTS: [(u8, Part); 5] = [
     (2, boots::run),
     (3, reads::run),
     (4, maps::run),
     (5, growth::run),
+    (6, device::run),
 ];
 
 /// Measures all parts, and adds the figures to the results. If a part fails, the failure is

@@ -21,7 +21,7 @@ use crate::subjects::{Guest, Kind, Subject, Subjects};
 /// The name of the reads without a VMM.
 const CEILING: &str = "L1 itself";
 /// MiB of the disk's buffered part. The disk's size is a little more than twice this.
-const HALF: u64 = 24;
+pub(super) const HALF: u64 = 24;
 /// Each kind of read: its name in the guest's lines, and its name in the results.
 const KINDS: [(&str, &str); 3] = [
     ("qd1", ONE_AT_A_TIME),
