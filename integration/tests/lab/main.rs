@@ -62,6 +62,7 @@ scenarios![
     slurm,
     soak,
     start,
+    start_cost,
     windows,
     topology,
     traced,

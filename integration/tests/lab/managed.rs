@@ -65,8 +65,9 @@ fn check(outcome: &Outcome) -> Result<()> {
         .lab("guardian")
         .next()
         .unwrap_or_default();
-    // The pidfd is mini-vmm's, mini-vmm asks for calls by the socket with two descriptors, and
-    // where mini-vmm has a process that binds devices, that one learns by the other socket which.
+    // All pidfds are mini-vmm's: two for the wait for calls, one for what comes after the run.
+    // mini-vmm asks for calls by the socket with two descriptors, and where mini-vmm has a process
+    // that binds devices, that one learns by the other socket which.
     let words: Vec<_> = guardian.split(' ').collect();
     let pairs: Vec<_> = words.chunks(2).collect();
     let count = |number: &str, kind: &str| {
@@ -76,7 +77,7 @@ fn check(outcome: &Outcome) -> Result<()> {
     };
     let known = [
         count("3", "/dev/null"),
-        count("1", "pidfd"),
+        count("3", "pidfd"),
         count("2", "socket:"),
     ];
     let news = count("1", "socket:");

@@ -153,10 +153,11 @@ const REQUESTS: u64 = 256;
 /// The interrupts that the teaching device raises.
 const RAISED: u64 = 300;
 
-/// Checks what the counters say of a run with the switches `off`. Each interrupt of a disk or of
-/// the teaching device is awaited before the next, so that each is a wake-up of its own. A pin that
-/// is still asserted when it is unmasked is signalled by VFIO without an interrupt of the host
-/// (drivers/vfio/pci/vfio_pci_intrs.c, `vfio_pci_intx_unmask_handler`).
+/// Checks what the counters say of a run with the switches `off`. Each interrupt of the `requests`
+/// is awaited before the next, so that each is a wake-up of its own. Of the others, which a driver
+/// causes by itself, two may come before the thread wakes, which is one wake-up (eventfd(2)); that
+/// is rare. A pin that is still asserted when it is unmasked is signalled by VFIO without an
+/// interrupt of the host (drivers/vfio/pci/vfio_pci_intrs.c, `vfio_pci_intx_unmask_handler`).
 fn counted(run: &Run<'_>, off: &str, requests: u64) -> Result<()> {
     let stats = stats(run, "end")?;
     let (delivered, unmasked) = wakeups(&stats);
@@ -165,8 +166,9 @@ fn counted(run: &Run<'_>, off: &str, requests: u64) -> Result<()> {
     expect(messages + levels >= requests, || {
         format!("{messages} messages and {levels} levels for {requests} requests and more")
     })?;
+    let all = messages + levels;
     let wanted = match off.contains("irqfd=off") {
-        true => messages + levels..=messages + levels + unmasked,
+        true => requests.max(all - all / 50)..=all + unmasked,
         false => 0..=0,
     };
     expect(wanted.contains(&delivered), || {
