@@ -72,10 +72,13 @@ pub fn emulator_failed(ended: &Ended) -> bool {
 }
 
 /// Tells whether a machine that has failed may be started a second time, because its emulator stood
-/// still while a guest with several CPUs ran.
+/// still while a guest ran.
 ///
-/// QEMU's emulation of nested SVM is not sound for such guests: QEMU as a VMM inside of it hangs as
-/// mini-vmm does, and interrupts seem to be lost. A guest with one CPU is not excused.
+/// QEMU's emulation of nested SVM is not sound for guests with several CPUs: QEMU as a VMM inside
+/// of it hangs as mini-vmm does, and interrupts seem to be lost. A guest with one CPU stands still
+/// in one of fifty machines, in the middle of its text, and not again at the second start. Nobody
+/// has shown yet that mini-vmm has no part in that. So such a guest is excused only if the machine
+/// was silent to its end; each second start is told, and few are allowed.
 pub fn stood_still(ended: &Ended) -> bool {
     let has_several = |command: &str| {
         let count = command.split_once("--cpus ").map(|(_, rest)| rest);
@@ -83,7 +86,11 @@ pub fn stood_still(ended: &Ended) -> bool {
         count.is_some_and(|count| count != "1")
     };
     let runs = ended.transcript.runs();
-    ended.woken && runs.last().is_some_and(|run| has_several(run.command()))
+    ended.woken
+        && runs.last().is_some_and(|run| {
+            let silent = ended.timed_out && run.reached_init() && run.exit().is_none();
+            silent || has_several(run.command())
+        })
 }
 
 #[cfg(test)]
@@ -123,18 +130,28 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_that_stands_still_excuses_guests_of_several_cpus_alone() {
+    fn an_emulator_that_stands_still_excuses_its_guest() {
         for (command, woken, excused) in [
             ("LAB: run mini-vmm --cpus 4 --kernel k", true, true),
             ("LAB: run mini-vmm --cpus 255,sockets=1", true, true),
             ("LAB: run mini-vmm --cpus 4 --kernel k", false, false),
-            ("LAB: run mini-vmm --cpus 1 --kernel k", true, false),
-            ("LAB: run mini-vmm --cpus 1,pin=0", true, false),
-            ("LAB: run mini-vmm --kernel k", true, false),
+            ("LAB: run mini-vmm --cpus 1 --kernel k", true, true),
+            ("LAB: run mini-vmm --kernel k", true, true),
+            ("LAB: run mini-vmm --kernel k", false, false),
         ] {
             let mut ended = ended(true, &[command, "L2| L2: init 6.1"]);
             ended.woken = woken;
             assert_eq!(stood_still(&ended), excused, "{command} {woken}");
+        }
+        // A guest with one CPU whose run has ended, or whose machine has.
+        let run = ["LAB: run mini-vmm --kernel k", "L2| L2: init 6.1"];
+        for (timed_out, lines) in [
+            (true, &[run[0], run[1], "LAB: exit 1"][..]),
+            (false, &run[..]),
+        ] {
+            let mut ended = ended(timed_out, lines);
+            ended.woken = true;
+            assert!(!stood_still(&ended), "{lines:?}");
         }
     }
 
