@@ -13,7 +13,7 @@ use crate::common::asm::{Asm, Width};
 use crate::device::{BAR0, FakeDevice, ID};
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT};
 use crate::plug_host::{PlugHost, request};
-use crate::vm::{Live, Opens, Vm};
+use crate::vm::{Ended, Live, Opens, Vm};
 
 pub const TESTS: &[Test] = tests![
     devices_that_open_at_once,
@@ -262,16 +262,20 @@ fn a_failure_ends_a_guest_that_does_not() {
     check_refused(ended.exit);
 }
 
-fn a_failure_after_the_guest_has_ended() {
+/// A guest that ends while its device is still being opened, and what happens a while later.
+fn after_the_guest_has_ended(act: impl FnOnce(&Live, &Opens) + Send) -> Ended {
     let (_, opens) = one();
     let mut g = Asm::new();
     g.print("ends\n").power_off();
-    let ended = Vm::new(g).opens(&opens).run_beside(|live| {
+    Vm::new(g).opens(&opens).run_beside(|live| {
         live.wait_for("ends\n");
         thread::sleep(A_WHILE);
-        opens.fail();
-    });
-    check_refused(ended.exit);
+        act(live, &opens);
+    })
+}
+
+fn a_failure_after_the_guest_has_ended() {
+    check_refused(after_the_guest_has_ended(|_, opens| opens.fail()).exit);
 }
 
 fn a_failure_before_the_guest_runs() {
@@ -419,13 +423,6 @@ fn a_wait_behind_an_empty_port_counts() {
 }
 
 fn the_user_ends_a_run_whose_guest_has_ended() {
-    let (_, opens) = one();
-    let mut g = Asm::new();
-    g.print("ends\n").power_off();
-    let ended = Vm::new(g).opens(&opens).run_beside(|live| {
-        live.wait_for("ends\n");
-        thread::sleep(A_WHILE);
-        live.quit();
-    });
+    let ended = after_the_guest_has_ended(|live, _| live.quit());
     assert!(matches!(ended.exit, Ok(Exit::Asked)), "{:?}", ended.exit);
 }

@@ -10,8 +10,9 @@ use lab::scenario::Scenario;
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 /// A controller without a disk, below a root port.
-const SLOW: &str = "0000:01:00.0";
-const DEVICES: [&str; 4] = [
+pub const SLOW: &str = "0000:01:00.0";
+/// The devices of a machine with that controller.
+pub const DEVICES: [&str; 4] = [
     "-device",
     "pcie-root-port,id=deaf,chassis=1,slot=1,addr=1c",
     "-device",

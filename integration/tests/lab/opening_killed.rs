@@ -6,16 +6,9 @@ use lab::expect::{back, expect};
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 
+use crate::endless_resets::{DEVICES, SLOW};
+
 const DISK: Disk = Disk::new("lab-disk", 5);
-/// A controller without a disk, below a root port. Without its bus it does not answer, and the
-/// call that opens it sleeps (drivers/pci/pci.c, `pci_dev_wait`).
-const SLOW: &str = "0000:01:00.0";
-const DEVICES: [&str; 4] = [
-    "-device",
-    "pcie-root-port,id=deaf,chassis=1,slot=1,addr=1c",
-    "-device",
-    "nvme,serial=slow,bus=deaf,addr=0",
-];
 
 /// When SIGKILL comes, in seconds after the start of a run whose device opens at once.
 const MOMENTS: [&str; 6] = ["0.1", "0.2", "0.3", "0.5", "0.8", "1.5"];

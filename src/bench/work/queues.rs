@@ -1,7 +1,8 @@
 //! Work on one queue of the disk, or on as many as there are CPUs: the kernel's block layer has a
 //! queue for each CPU, as far as the disk has as many (Documentation/block/blk-mq.rst).
 
-use std::thread;
+use std::io;
+use std::thread::{self, ScopedJoinHandle};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -46,16 +47,21 @@ pub(super) fn run(queues: Queues, part: impl Fn(Part) -> Result<Done> + Sync) ->
                 })
             })
             .collect();
-        let (mut times, mut writes) = (Latencies::default(), Vec::new());
-        for thread in all {
-            let thread = thread.context("cannot start a thread")?;
-            let done = thread.join().map_err(|_| Error::new("a thread failed"))?;
-            let (part, wrote) = done?;
-            times.merge(&part);
-            writes.extend(wrote);
-        }
-        Ok((times, writes))
+        gather(all)
     })
+}
+
+/// Waits for threads, and puts together what they have done.
+pub(super) fn gather(threads: Vec<io::Result<ScopedJoinHandle<'_, Result<Done>>>>) -> Result<Done> {
+    let (mut times, mut writes) = (Latencies::default(), Vec::new());
+    for thread in threads {
+        let thread = thread.context("cannot start a thread")?;
+        let done = thread.join().map_err(|_| Error::new("a thread failed"))?;
+        let (part, wrote) = done?;
+        times.merge(&part);
+        writes.extend(wrote);
+    }
+    Ok((times, writes))
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Instant;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::stats::latency::Latencies;
 use crate::work::aligned::Aligned;
-use crate::work::queues::{Done, Part};
+use crate::work::queues::{Done, Part, gather};
 use crate::work::task::Work;
 use crate::work::window::{Positions, Window};
 use crate::work::writes::Writes;
@@ -24,14 +24,14 @@ pub(super) fn run(
 ) -> Result<Done> {
     let first = u64::from(part.number) * u64::from(work.depth);
     let threads = part.of.saturating_mul(work.depth);
-    let one = |number: u64| -> Result<(Latencies, Writes)> {
+    let one = |number: u64| -> Result<Done> {
         let mut positions = Positions::new(work, area, seed.wrapping_add(number << 32))?;
         let mut writes = Writes::new(work, seed, (number, threads));
         let mut buffer = Aligned::new(work.block as usize);
         let mut times = Latencies::default();
         loop {
             if !window.is_open(Instant::now()) {
-                return Ok((times, writes));
+                return Ok((times, vec![writes]));
             }
             let at = positions.next();
             let is_write = writes.next(at, buffer.bytes());
@@ -52,15 +52,6 @@ pub(super) fn run(
         let all: Vec<_> = (first..first + u64::from(work.depth))
             .map(|number| thread::Builder::new().spawn_scoped(scope, move || one(number)))
             .collect();
-        let mut times = Latencies::default();
-        let mut writes = Vec::new();
-        for thread in all {
-            let thread = thread.context("cannot start a thread")?;
-            let part = thread.join().map_err(|_| Error::new("a thread failed"))?;
-            let (part, wrote) = part?;
-            times.merge(&part);
-            writes.push(wrote);
-        }
-        Ok((times, writes))
+        gather(all)
     })
 }
