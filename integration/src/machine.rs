@@ -231,7 +231,7 @@ impl Machine {
             .stderr(errors);
         let monitor = Monitor::add(&mut command)?;
         let mut qemu = Emulator::start(command, Some(monitor.keep()))?;
-        let nudge = RefCell::new(monitor.watch(qemu.id())?);
+        let nudge = RefCell::new(monitor.watch(qemu.id(), dir)?);
         let serial = qemu.take_stdout();
         let mut heard = |line: &Line| {
             nudge.borrow_mut().hear(line);
