@@ -14,7 +14,9 @@ mod subject;
 mod text;
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
 
 use host::bind::DEFAULT_LIMIT;
 use host::limited;
@@ -26,7 +28,7 @@ use pci::tree_assignment::{TreeFunction, assign_tree};
 use report::{Cpus, Dma, Explanation, PeerToPeer, Problem};
 use subject::{NOWHERE, Subject};
 use vmm::boot::Images;
-use vmm::config::device::{DeviceConfig, Slot};
+use vmm::config::device::{DeviceConfig, RomConfig, Slot};
 use vmm::config::memory::Pages;
 use vmm::config::port::{self, PortDecision};
 use vmm::config::port_fit;
@@ -41,6 +43,7 @@ use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::memory::dma_mapper::DmaMapper;
 use vmm::memory::hugetlb;
+use vmm::sandbox::run_as::RunAs;
 use vmm::sys::memlock_limit;
 use vmm::vcpu;
 use vmm::vfio::device::SharedDevice;
@@ -225,6 +228,35 @@ fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
     let images = Images::open(&config.kernel, config.initrd.as_deref());
     let checked = images.and_then(|images| images.check(layout, &config.cmdline));
     checked.err().map(|e| problem(&e, e.hint()))
+}
+
+/// The files of a run that its user may not read. This process must have one thread.
+pub fn unreadable_files(user: &RunAs, config: &VmConfig) -> Vec<Problem> {
+    let roms = config.vfio.iter().filter_map(|device| match &device.rom {
+        RomConfig::File(path) => Some(path),
+        RomConfig::Device | RomConfig::Off => None,
+    });
+    let kernel = Some(&config.kernel).filter(|path| !path.as_os_str().is_empty());
+    let files = kernel.into_iter().chain(&config.initrd).chain(roms);
+    let refused = |path: &PathBuf| match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(Problem {
+            problem: format!(
+                "the run's user {} may not read {}",
+                user.name,
+                path.display()
+            ),
+            hint: Some(format!(
+                "sudo chmod a+r {} (and a+x for the folders on the way)",
+                path.display()
+            )),
+        }),
+        // Whatever else is wrong with a file is told of it without a user.
+        _ => None,
+    };
+    match user.try_as(|| files.filter_map(refused).collect()) {
+        Ok(problems) => problems,
+        Err(e) => vec![problem(&e, Some(e.hint()))],
+    }
 }
 
 fn problem(error: &dyn Error, hint: Option<String>) -> Problem {

@@ -20,7 +20,7 @@ use mini_vmm::cli::host::{CdiArgs, CheckArgs, HostCommand, ListArgs, SlurmArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
-use mini_vmm::explain::{explain, note};
+use mini_vmm::explain::{explain, note, unreadable_files};
 use mini_vmm::handover;
 use mini_vmm::run;
 use mini_vmm::tracer::start_tracer;
@@ -225,6 +225,10 @@ fn print(text: &[u8]) -> ExitCode {
 
 fn explain_run(args: ExplainArgs) -> ExitCode {
     let (json, choice) = (args.json, args.sandbox());
+    let run_as = match args.run_as().map(handover::find).transpose() {
+        Ok(run_as) => run_as,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
@@ -237,10 +241,15 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
     if let Err(e) = sandbox::explain(choice) {
         return fail(&e, Some(e.hint()));
     }
-    let explanation = match explain(&Sysfs::default(), &config) {
+    // Before there are other threads and processes.
+    let unreadable = run_as.map(|user| unreadable_files(&user, &config));
+    let mut explanation = match explain(&Sysfs::default(), &config) {
         Ok(explanation) => explanation,
         Err(e) => return fail(&e, e.hint()),
     };
+    explanation
+        .problems
+        .extend(unreadable.into_iter().flatten());
     if json {
         print_json(&explanation)
     } else {

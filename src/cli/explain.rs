@@ -29,6 +29,11 @@ impl ExplainArgs {
         self.guest.sandbox()
     }
 
+    /// The user of the run, if that is to change.
+    pub fn run_as(&self) -> Option<&str> {
+        self.guest.run_as()
+    }
+
     /// Makes the configuration of the VM that the flags describe. Without `--kernel`, the kernel's
     /// path is empty.
     ///

@@ -213,7 +213,7 @@ impl RunArgs {
 
     /// The user of the run, if that is to change.
     pub fn run_as(&self) -> Option<&str> {
-        self.guest.run_as.as_deref()
+        self.guest.run_as()
     }
 
     /// Makes the configuration of the VM that the flags describe.
@@ -226,6 +226,11 @@ impl RunArgs {
 }
 
 impl GuestArgs {
+    /// The user of the run, if that is to change.
+    pub fn run_as(&self) -> Option<&str> {
+        self.run_as.as_deref()
+    }
+
     /// What confines the threads of a run.
     pub fn sandbox(&self) -> Choice {
         self.sandbox.map_or(Choice::Default, Choice::Given)

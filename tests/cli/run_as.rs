@@ -242,6 +242,37 @@ fn users_that_a_run_cannot_have() {
     }
 }
 
+/// What USER may not read is among the problems, and what USER may read is not.
+#[test]
+fn files_that_the_user_may_not_read_are_explained() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let guest = kernel(boot);
+    let secret = folder.at("secret");
+    fs::copy(guest.path(), &secret).unwrap();
+    let explain = |user: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["explain", "--memory", "64M", "--run-as", user, "--kernel"]);
+        let output = command.arg(&secret).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let problem = format!("the run's user nobody may not read {}", secret.display());
+    for (mode, told) in [(0o600, true), (0o644, false)] {
+        fs::set_permissions(&secret, Permissions::from_mode(mode)).unwrap();
+        let text = explain("nobody");
+        assert_eq!(text.contains(&problem), told, "{mode:o}: {text}");
+    }
+    let output = Command::new(PROGRAM)
+        .args(["explain", "--run-as", "no-such-user"])
+        .output()
+        .unwrap();
+    check_refusal(&output, "no-such-user", "");
+}
+
 /// Each mistake is told before the device is looked at, which no machine has.
 #[test]
 fn nothing_of_others_is_given_away() {
