@@ -139,7 +139,7 @@ impl Nudge {
     fn hear_answers(&mut self) {
         let mut answers = [0; 4096];
         while let Ok(length @ 1..) = self.qmp.read(&mut answers) {
-            // The log is for whoever looks for a fault. The machine goes on without it.
+            // A lost answer does not end the scenario: only a person reads the log.
             let _ = self.answers.write_all(&answers[..length]);
         }
     }
