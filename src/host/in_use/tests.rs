@@ -78,6 +78,18 @@ fn mounts_of_the_first_process_count() {
 }
 
 #[test]
+fn a_member_of_a_raid() {
+    let tree = Tree::new();
+    tree.device(BDF, "0x010601", Some("ahci"), Some(1));
+    let home = format!("{}/ata1/host0", Tree::home(BDF));
+    tree.disk(&home, "sdb", "8:16", &["md127"]);
+    tree.disk("sys/devices/virtual", "md127", "9:127", &[]);
+    assert_eq!(uses(&tree), ["/dev/sdb is part of /dev/md127"]);
+    let remedy = found(&tree)[0].remedy();
+    assert_eq!(remedy.unwrap(), "as root: mdadm --stop /dev/md127");
+}
+
+#[test]
 fn what_is_stacked_on_a_disk() {
     let tree = Tree::new();
     tree.device(BDF, "0x010601", Some("ahci"), Some(1));
@@ -94,6 +106,8 @@ fn what_is_stacked_on_a_disk() {
             "/dev/sdb2 is part of /dev/dm-0"
         ]
     );
+    let remedy = found(&tree)[0].remedy();
+    assert_eq!(remedy.unwrap(), "as root: dmsetup remove /dev/dm-1");
     mounts(&tree, "31 1 254:1 / / rw - ext4 /dev/mapper/vg-root rw");
     let all = found(&tree);
     assert_eq!(all[0].to_string(), "/dev/dm-1 is mounted at /");

@@ -162,6 +162,12 @@ impl Use {
             Self::Open { process, .. } => {
                 format!("end process {process}; `ps -p {process} -f` shows its command")
             }
+            Self::Held { by: Some(by), .. } if by.starts_with("md") => {
+                format!("as root: mdadm --stop /dev/{by}")
+            }
+            Self::Held { by: Some(by), .. } if by.starts_with("dm-") => {
+                format!("as root: dmsetup remove /dev/{by}")
+            }
             Self::Held { disk, by: Some(by) } => format!(
                 "stop what uses /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"
             ),
