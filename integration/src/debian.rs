@@ -1,4 +1,4 @@
-//! Disk images with Debian's root file system, made by mmdebstrap from the mirror of the machine's
+//! Disk images with Debian's root file system, made by mmdebstrap from the mirrors of the machine's
 //! own package lists. An image is kept in a cache outside of the source tree; with it, the lab
 //! needs neither mmdebstrap nor a network. The lab installs nothing.
 
@@ -10,13 +10,13 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 use crate::host;
-use crate::kernel::lock;
+use crate::kernel::{self, lock};
 use crate::progress::Step;
 
 /// A root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Root {
-    /// The packages beside the essential ones, with commas between.
+    /// The packages beside the essential ones, with commas between. [`NEWEST`] stands for a kernel.
     pub packages: &'static str,
     /// The image's size in MiB. Blocks without data take no room.
     pub size: u32,
@@ -41,6 +41,17 @@ pub const SLURM: Root = Root {
     packages: "slurmctld,slurmd,slurm-client,munge",
     size: 768,
 };
+
+/// A system with the newest kernel for all machines, whose drivers are packed modules. Debian 12's
+/// own kernel has modules that are not packed; the updates of Debian 12 have a newer kernel beside
+/// that one.
+pub const NEWEST_KERNEL: Root = Root {
+    packages: "kmod,initramfs-tools,linux-image-*-amd64",
+    size: 1024,
+};
+
+/// Stands for the newest kernel for all machines that the machine's package lists name.
+const NEWEST: &str = "linux-image-*-amd64";
 
 /// Runs in mmdebstrap's root directory `$1`, as root there. The journal is kept on the disk. With a
 /// machine ID, the boot is no first boot, which takes longer. The file system is made from a second
@@ -97,17 +108,21 @@ fn make(root: Root, image: &Path) -> Result<()> {
             ));
         }
     }
-    let (mirror, codename) = source()?;
+    let (codename, mirrors) = source(root)?;
+    let packages = match root.packages.contains(NEWEST) {
+        true => root.packages.replace(NEWEST, &kernel::newest_image()?),
+        false => root.packages.to_owned(),
+    };
     let step = Step::start("making Debian's root file system, once");
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=essential", "--format=null"]);
-    command.arg(format!("--include={}", root.packages));
+    command.arg(format!("--include={packages}"));
     command.arg("--aptopt=Apt::Install-Recommends \"false\"");
     for name in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
     }
     command.arg(format!("--customize-hook={FILL}"));
-    command.args([&codename, "-", &mirror]);
+    command.args([&codename, "-"]).args(mirrors);
     command.env("LAB_IMAGE", image);
     command.env("LAB_SIZE", format!("{}M", root.size));
     host::output(&mut command).map_err(|error| {
@@ -120,8 +135,9 @@ fn make(root: Root, image: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The mirror and the release of the machine's own package lists.
-fn source() -> Result<(String, String)> {
+/// The release of the machine's own package lists, and the mirrors of a root file system: those of
+/// the release, and with the newest kernel those of its updates, too.
+fn source(root: Root) -> Result<(String, Vec<String>)> {
     let missing = |why: String| {
         Error::cannot_run(
             format!("no mirror of Debian is known: {why}"),
@@ -134,11 +150,16 @@ fn source() -> Result<(String, String)> {
         "$(REPO_URI) $(CODENAME)",
         "Created-By: Packages",
         "Origin: Debian",
-        "Label: Debian",
+        "Component: main",
     ]))
     .map_err(|error| missing(error.to_string()))?;
-    first_release(&targets)
-        .ok_or_else(|| missing("the machine's package lists are not Debian's".into()))
+    let (mirror, codename) = first_release(&targets)
+        .ok_or_else(|| missing("the machine's package lists are not Debian's".into()))?;
+    let mirrors = match root.packages.contains(NEWEST) {
+        true => all_of(&codename, &targets),
+        false => vec![mirror],
+    };
+    Ok((codename, mirrors))
 }
 
 /// The first line that names a whole release, not its updates.
@@ -146,6 +167,20 @@ fn first_release(targets: &str) -> Option<(String, String)> {
     let mut pairs = targets.lines().filter_map(|line| line.split_once(' '));
     let (mirror, codename) = pairs.find(|(_, codename)| !codename.contains('-'))?;
     Some((mirror.to_owned(), codename.trim().to_owned()))
+}
+
+/// A release and its updates, as lines of sources.list(5).
+fn all_of(codename: &str, targets: &str) -> Vec<String> {
+    let pairs = targets
+        .lines()
+        .filter_map(|line| line.trim().split_once(' '));
+    let of_release = pairs.filter(|(_, suite)| {
+        let rest = suite.strip_prefix(codename);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    });
+    of_release
+        .map(|(mirror, suite)| format!("deb {mirror} {suite} main"))
+        .collect()
 }
 
 /// Copies a file out of an image.
@@ -199,6 +234,13 @@ mod tests {
         assert_eq!(found.0, "http://mirror.example/debian/");
         assert_eq!(found.1, "bookworm");
         assert_eq!(first_release("\n"), None);
+        assert_eq!(
+            all_of("bookworm", targets),
+            [
+                "deb http://mirror.example/debian/ bookworm-updates main",
+                "deb http://mirror.example/debian/ bookworm main",
+            ]
+        );
     }
 
     /// An image that was not unmounted is told from one that was.

@@ -19,6 +19,7 @@ pub(crate) mod lock;
 mod modules;
 mod payload;
 
+pub(crate) use apt::newest_image;
 pub use choice::{Choice, KernelFile};
 
 /// A kernel in the cache.

@@ -49,6 +49,19 @@ pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf
     })
 }
 
+/// The newest kernel for all machines that the machine's lists name, without those for clouds.
+pub fn newest_image() -> Result<String> {
+    let lists = Lists::of_machine();
+    let prefix = "linux-image-";
+    let names = host::output(lists.command("apt-cache").args(["pkgnames", prefix]))?;
+    newest(&names, prefix, "-amd64").ok_or_else(|| {
+        Error::cannot_run(
+            "the machine's package lists name no kernel for all machines",
+            "apt-get update",
+        )
+    })
+}
+
 fn attempt(choice: Choice, lists: &Lists, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     let newest = |prefix: &str, suffix: &str| {
         let names = host::output(lists.command("apt-cache").args(["pkgnames", prefix]))?;
@@ -148,6 +161,7 @@ fn newest(names: &str, prefix: &str, suffix: &str) -> Option<String> {
             let version = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
             let plain = version.starts_with(|c: char| c.is_ascii_digit())
                 && !version.contains("-rt")
+                && !version.contains("-cloud")
                 && !version.contains("rc");
             plain.then(|| (numbers(version), name.to_owned()))
         })
@@ -184,6 +198,10 @@ mod tests {
             Some("linux-image-6.12.117+deb12-cloud-amd64")
         );
         assert_eq!(cloud("linux-image-cloud-amd64\n"), None);
+        assert_eq!(
+            newest(names, "linux-image-", "-amd64").as_deref(),
+            Some("linux-image-9.0-amd64")
+        );
         let names = "linux-source\nlinux-source-6.9\nlinux-source-6.12\nlinux-source-7.0-rc3\n";
         assert_eq!(
             newest(names, "linux-source-", "").as_deref(),

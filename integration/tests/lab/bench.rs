@@ -99,13 +99,13 @@ pub(super) fn unchanged(outcome: &Outcome) -> Result<()> {
     expect(image == noise(), || "the disk has changed".into())
 }
 
-fn report(outcome: &Outcome) -> Result<Value> {
+pub(super) fn report(outcome: &Outcome) -> Result<Value> {
     let report = outcome.transcript.lab("report").next().unwrap_or_default();
     serde_json::from_str(report).map_err(|e| Error::failed(format!("the report: {e}")))
 }
 
 /// Each subject's speed is the known one. One at a time, a disk that is emulated twice is slower.
-fn all_have_the_known_speed(report: &Value, known: f64) -> Result<()> {
+pub(super) fn all_have_the_known_speed(report: &Value, known: f64) -> Result<()> {
     let rounds = report["rounds"].as_array().cloned().unwrap_or_default();
     expect(rounds.len() == 1, || format!("{} rounds", rounds.len()))?;
     let subjects = report["subjects"].as_array().map_or(0, Vec::len);

@@ -24,6 +24,7 @@ scenarios![
     bench,
     bench_ends,
     bench_kills,
+    bench_modules,
     bench_ports,
     bench_truth,
     bench_writes,
