@@ -50,6 +50,12 @@ pub const NEWEST_KERNEL: Root = Root {
     size: 1024,
 };
 
+/// A container engine that reads CDI specifications, and the runtime that it starts.
+pub const CONTAINERS: Root = Root {
+    packages: "podman,runc",
+    size: 1024,
+};
+
 /// Stands for the newest kernel for all machines that the machine's package lists name.
 const NEWEST: &str = "linux-image-*-amd64";
 

@@ -88,7 +88,8 @@ pub struct Scenario {
     pub tiny_guests: bool,
     /// Whether L1 has QEMU, as `/bin/qemu-system-x86_64`.
     pub inner_qemu: bool,
-    /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
+    /// Further static programs of L1, or an image of them, by their name in `/bin`. Each is built
+    /// when the scenario runs.
     pub built: Vec<(&'static str, Build)>,
     /// Further files of L1 by their path.
     pub files: Vec<(String, Vec<u8>)>,

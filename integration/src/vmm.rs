@@ -1,10 +1,10 @@
 //! Builds static programs: the mini-vmm under test, and the guest's program. If MINI_VMM_BIN names
 //! another mini-vmm, the lab tests that one.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::{env, fs};
 
 use crate::error::{Context, Error, Result};
 use crate::host;
@@ -86,6 +86,27 @@ pub fn tracer() -> Result<PathBuf> {
         Ok(program)
     };
     PROGRAM.get_or_init(build).clone()
+}
+
+/// Builds the container image of the static programs, once, and returns its archive.
+pub fn image() -> Result<PathBuf> {
+    static IMAGE: OnceLock<Result<PathBuf>> = OnceLock::new();
+    IMAGE.get_or_init(build_image).clone()
+}
+
+fn build_image() -> Result<PathBuf> {
+    let folder = host::target().join("lab-image");
+    fs::create_dir_all(&folder).context(format!("make {}", folder.display()))?;
+    for (name, path) in [
+        ("mini-vmm", build()?.vmm),
+        ("mini-vmm-trace", tracer()?),
+        ("mini-vmm-bench", bench()?),
+    ] {
+        fs::copy(&path, folder.join(name)).context(format!("copy {}", path.display()))?;
+    }
+    let mut make = Command::new(host::workspace().join("resources/package/image.sh"));
+    let path = host::output(make.args([&folder, &folder]))?;
+    Ok(PathBuf::from(path.trim()))
 }
 
 /// Builds the tests of tests/guests as a static program, once, and returns its path. Their code is

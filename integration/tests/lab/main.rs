@@ -29,6 +29,7 @@ scenarios![
     bench_truth,
     bench_writes,
     bind,
+    containers,
     managed,
     devices,
     displays,

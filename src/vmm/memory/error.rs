@@ -154,7 +154,9 @@ impl DmaError {
                 };
                 Some(format!(
                     "raise the limit with `ulimit -l {kib}` as root, or for good with a line \
-                     `* - memlock {kib}` in /etc/security/limits.conf{other_way}"
+                     `* - memlock {kib}` in /etc/security/limits.conf; a container has a limit of \
+                     its own: --ulimit memlock={}{other_way}",
+                    kib * 1024
                 ))
             }
             Self::Reserved { .. } => Some(
