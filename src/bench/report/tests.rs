@@ -110,7 +110,8 @@ fn a_report_has_all_tables() {
         "| mini-vmm again to mini-vmm |",
         "## The machine",
         "INVALID",
-        "one at a time | mini-vmm | 1000 | 1.000 | 2.000 | 1.000 | 1.00 µs | 0.200 µs |",
+        "one at a time | mini-vmm | 1000 | 1.000 | 2.000 | 1.000 | 1.00 µs | \
+         0.200 µs (vhost 0.200 µs) |",
         "sha256 abc",
         "fio-3.33 measured 81.50 for 4 KiB reads",
         "iperf3 did not check these figures: there is no iperf3 in PATH.",

@@ -1,4 +1,5 @@
-//! The CPUs of a VMM's threads, set from outside: each virtual CPU's thread has one of its own.
+//! The CPUs of a VMM's threads, set from outside: each virtual CPU's thread has one of its own, and
+//! the kernel's threads that work for the VMM have those of the VMM.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +8,16 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::error::{Context, Error, Result};
+use crate::subjects::workers;
 
-/// Puts the thread of virtual CPU `n` on the `n`th of `cpus`.
+/// Puts the thread of virtual CPU `n` on the `n`th of `cpus`, and the kernel's threads for the VMM,
+/// which have no CPUs from it, on all of them.
 ///
 /// # Errors
 /// A thread is missing, or the kernel refuses.
 pub(super) fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
-    let threads = vcpu_threads(Path::new(&format!("/proc/{pid}")));
+    let process = format!("/proc/{pid}");
+    let threads = vcpu_threads(Path::new(&process));
     for (number, cpu) in cpus.iter().enumerate() {
         let thread = threads.iter().find(|(of, _)| *of == number);
         let thread = thread.and_then(|(_, id)| Pid::from_raw(*id));
@@ -23,6 +27,16 @@ pub(super) fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
         set.set(*cpu);
         sched_setaffinity(Some(thread), &set)
             .context(format!("cannot put virtual CPU {number} on CPU {cpu}"))?;
+    }
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    for (thread, _) in workers::of_kernel(Path::new(&process)) {
+        sched_setaffinity(Pid::from_raw(thread), &set).context(format!(
+            "cannot put vhost's thread {thread} on the VMM's CPUs"
+        ))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::subjects::affinity;
+use crate::subjects::{affinity, workers};
 
 /// What a kind of work cost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +24,11 @@ pub struct Costs {
     pub wakeups: Option<u64>,
     /// CPU time of the virtual CPUs in nanoseconds, with the guest's own.
     pub vcpu_ns: u64,
-    /// CPU time of the VMM's other threads in nanoseconds.
+    /// CPU time of the VMM's other threads in nanoseconds, with the kernel's that work for it.
     pub vmm_ns: u64,
+    /// The same by the threads' names, without the numbers at their ends.
+    #[serde(default)]
+    pub threads: BTreeMap<String, u64>,
     /// KVM's counters of the virtual CPUs, by KVM's names (Documentation/virt/kvm/api.rst,
     /// KVM_GET_STATS_FD): kinds of exits, and interrupts.
     #[serde(default)]
@@ -53,17 +56,21 @@ impl Costs {
             now.zip(before)
                 .map(|(now, before)| now.saturating_sub(before))
         };
-        let kvm = self.kvm.iter().map(|(name, now)| {
-            let before = before.kvm.get(name).copied().unwrap_or(0);
-            (name.clone(), now.saturating_sub(before))
-        });
+        let each = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let since = now.iter().map(|(name, now)| {
+                let before = before.get(name).copied().unwrap_or(0);
+                (name.clone(), now.saturating_sub(before))
+            });
+            since.collect()
+        };
         Self {
             vmm_exits: less(self.vmm_exits, before.vmm_exits),
             kvm_exits: less(self.kvm_exits, before.kvm_exits),
             wakeups: less(self.wakeups, before.wakeups),
             vcpu_ns: self.vcpu_ns.saturating_sub(before.vcpu_ns),
             vmm_ns: self.vmm_ns.saturating_sub(before.vmm_ns),
-            kvm: kvm.collect(),
+            threads: each(&self.threads, &before.threads),
+            kvm: each(&self.kvm, &before.kvm),
         }
     }
 
@@ -93,33 +100,35 @@ impl Costs {
 
     /// The costs until now, by KVM's counters and the threads of a process.
     pub(super) fn of_kvm(kvm: BTreeMap<String, u64>, process: &Path) -> Self {
-        let (vcpu_ns, vmm_ns) = cpu_times(process);
+        let (vcpu_ns, threads) = cpu_times(process);
         Self {
             vmm_exits: None,
             kvm_exits: kvm.get("exits").copied(),
             wakeups: None,
             vcpu_ns,
-            vmm_ns,
+            vmm_ns: threads.values().sum(),
+            threads,
             kvm,
         }
     }
 }
 
-/// CPU time of the virtual CPUs' threads, and of the others
+/// CPU time of the virtual CPUs' threads, and of the others by name
 /// (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat).
-fn cpu_times(process: &Path) -> (u64, u64) {
-    let (mut vcpus, mut others) = (0, 0);
-    let tasks = fs::read_dir(process.join("task"));
-    for task in tasks.into_iter().flatten().flatten() {
-        let text = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        let time = text("schedstat");
-        let time = time
-            .split(' ')
-            .next()
-            .and_then(|time| time.parse::<u64>().ok());
-        match affinity::number(text("comm").trim()).is_some() {
-            true => vcpus += time.unwrap_or(0),
-            false => others += time.unwrap_or(0),
+fn cpu_times(process: &Path) -> (u64, BTreeMap<String, u64>) {
+    let (mut vcpus, mut others) = (0, BTreeMap::new());
+    for task in workers::all(process) {
+        let text = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
+        let (name, time) = (text("comm"), text("schedstat"));
+        let time = time.split(' ').next().and_then(|time| time.parse().ok());
+        let time: u64 = time.unwrap_or(0);
+        match affinity::number(name.trim()).is_some() {
+            true => vcpus += time,
+            false => {
+                *others
+                    .entry(workers::kind(name.trim()).to_owned())
+                    .or_default() += time
+            }
         }
     }
     (vcpus, others)
@@ -133,17 +142,24 @@ mod tests {
 
     #[test]
     fn costs_are_those_of_the_report() {
-        let dir = std::env::temp_dir().join(format!("bench-counts-{}", std::process::id()));
+        let proc = std::env::temp_dir().join(format!("bench-counts-{}", std::process::id()));
+        let dir = proc.join("1");
         for (task, comm, time) in [
-            ("1", "mini-vmm", 5),
-            ("2", "vcpu 0", 70),
-            ("3", "vcpu 1", 8),
+            ("1/task/1", "mini-vmm", 5),
+            ("1/task/2", "vcpu 0", 70),
+            ("1/task/3", "vcpu 1", 8),
+            ("1/task/4", "iou-wrk-1", 11),
+            ("1/task/5", "iou-wrk-3", 100),
+            ("1/task/6", "vhost-1", 1000),
+            // A thread of the kernel, as vhost's were before Linux 6.4.
+            ("7", "vhost-1", 20_000),
         ] {
-            let task = dir.join("task").join(task);
+            let task = proc.join(task);
             fs::create_dir_all(&task).unwrap();
-            fs::write(task.join("comm"), comm).unwrap();
+            fs::write(task.join("comm"), format!("{comm}\n")).unwrap();
             fs::write(task.join("schedstat"), format!("{time} 1 2\n")).unwrap();
         }
+        fs::write(proc.join("7/stat"), "7 (vhost-1) S 2 0 0").unwrap();
         let report = json!({
             "exits": {
                 "total": 100,
@@ -164,18 +180,25 @@ mod tests {
                 kvm_exits: Some(411),
                 wakeups: Some(7),
                 vcpu_ns: 78,
-                vmm_ns: 5,
+                vmm_ns: 21_116,
+                threads: BTreeMap::from([
+                    ("iou-wrk".to_owned(), 111),
+                    ("mini-vmm".to_owned(), 5),
+                    ("vhost".to_owned(), 21_000),
+                ]),
                 kvm: kvm.clone(),
             }
         );
+        fs::write(dir.join("task/6/schedstat"), "1234 1 2\n").unwrap();
         let later = Costs::of(&json!({ "exits": { "total": 60 } }), &dir).since(&costs);
         assert_eq!(
             (later.vmm_exits, later.kvm_exits, later.vcpu_ns),
             (Some(10), None, 0)
         );
+        assert_eq!((later.vmm_ns, later.threads["vhost"]), (234, 234));
         let other = Costs::of_kvm(kvm, &dir);
         assert_eq!((other.vmm_exits, other.kvm_exits), (None, Some(411)));
         assert_eq!(other.since(&costs).kvm["halt_exits"], 0);
-        fs::remove_dir_all(&dir).unwrap();
+        fs::remove_dir_all(&proc).unwrap();
     }
 }

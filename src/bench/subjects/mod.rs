@@ -17,6 +17,7 @@
 //! | `memory` | the options of `--memory` in the words of other VMMs |
 //! | `other` | a turn of a guest of another VMM |
 //! | `affinity` | the CPUs of a VMM's threads |
+//! | `workers` | the threads that work for a VMM, the kernel's among them |
 
 mod affinity;
 mod child;
@@ -33,3 +34,4 @@ pub mod peer;
 pub mod program;
 pub mod totals;
 pub mod trial;
+mod workers;
