@@ -27,7 +27,7 @@ system, swap, a RAID) is refused. When the disk comes back to the host, udev
 may assemble a stopped RAID or volume group on it, and write: use a disk
 without members of one. For each turn of a guest that has the device, mini-vmm
 binds it to vfio-pci and gives it back. If this program is killed, the device
-goes back all the same, but for a turn of another VMM: type
+goes back all the same, but for a turn of another VMM that has it: type
 `mini-vmm host unbind ADDR` then.
 
 Examples:
@@ -111,8 +111,9 @@ pub struct RunArgs {
     /// Also measure guests of other VMMs, NAME or NAME=PATH, with commas between them [without
     /// PATH: the program in PATH].
     /// The device itself: qemu-vfio, cloud-hypervisor, crosvm. A disk that the VMM emulates, whose
-    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker. All
-    /// but those of QEMU are untested
+    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker. A
+    /// network card of the VMM over the host's port: qemu-e1000e, qemu-vhost. All but those of QEMU
+    /// are untested
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     peer: Vec<Choice>,
 

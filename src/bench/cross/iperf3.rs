@@ -133,8 +133,8 @@ mod tests {
         (task.warm_up_ms, task.measure_ms) = (0, 1000);
         let said = host.run(|| {
             Netlink::open().unwrap().add_pair().unwrap();
-            let client = Lent::new("veth0", (first, 30)).unwrap();
-            let other = Lent::new("veth1", (second, 30)).unwrap();
+            let client = Lent::new("veth0", Some((first, 30))).unwrap();
+            let other = Lent::new("veth1", Some((second, 30))).unwrap();
             client.wait_for_carrier(Duration::from_secs(10)).unwrap();
             let over = AtomicBool::new(false);
             thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! A port that the host lends to a namespace, with an address. It goes back when this is dropped,
-//! without an address and down, as only such ports are lent.
+//! A port that the host lends to a namespace. It goes back when this is dropped, without an address
+//! and down, as only such ports are lent.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -19,12 +19,12 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// Moves an interface of the calling thread's namespace to a new one, gives it an address and
-    /// sets it up.
+    /// Moves an interface of the calling thread's namespace to a new one, gives it an address, if
+    /// it shall have one, and sets it up.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn new(name: &str, (address, prefix): (Ipv4Addr, u8)) -> Result<Self> {
+    pub fn new(name: &str, address: Option<(Ipv4Addr, u8)>) -> Result<Self> {
         let home = Namespace::own()?;
         let mut lent = Self {
             namespace: Namespace::new()?,
@@ -39,7 +39,9 @@ impl Lent {
         lent.namespace.run(|| {
             let mut netlink = Netlink::open()?;
             let index = netlink.index(name)?;
-            netlink.add_address(index, address, prefix)?;
+            if let Some((address, prefix)) = address {
+                netlink.add_address(index, address, prefix)?;
+            }
             netlink.set_up(index, true)
         })??;
         Ok(lent)
@@ -73,7 +75,7 @@ impl Lent {
         self.go_back()
     }
 
-    fn go_back(&mut self) -> Result<()> {
+    pub(super) fn go_back(&mut self) -> Result<()> {
         if !std::mem::take(&mut self.is_away) {
             return Ok(());
         }
@@ -126,8 +128,8 @@ mod tests {
     fn all_work() {
         Netlink::open().unwrap().add_pair().unwrap();
         let (first, second) = (
-            Lent::new("veth0", FIRST).unwrap(),
-            Lent::new("veth1", SECOND).unwrap(),
+            Lent::new("veth0", Some(FIRST)).unwrap(),
+            Lent::new("veth1", Some(SECOND)).unwrap(),
         );
         let patience = Duration::from_secs(10);
         first.wait_for_carrier(patience).unwrap();
@@ -166,7 +168,7 @@ mod tests {
             let index = netlink.index(name).unwrap();
             assert!(!netlink.is_running(index).unwrap());
         }
-        assert!(Lent::new("veth7", FIRST).is_err());
+        assert!(Lent::new("veth7", Some(FIRST)).is_err());
     }
 
     #[test]
@@ -182,7 +184,7 @@ mod tests {
         host.run(|| {
             Netlink::open().unwrap().add_pair().unwrap();
             let bad = (FIRST.0, 33);
-            assert!(Lent::new("veth0", bad).is_err());
+            assert!(Lent::new("veth0", Some(bad)).is_err());
             assert!(Netlink::open().unwrap().index("veth0").is_ok());
         })
         .unwrap();

@@ -7,10 +7,12 @@
 //! | `netlink` | addresses and links, by rtnetlink(7) |
 //! | `namespace` | a network of its own for a port (network_namespaces(7)) |
 //! | `lent` | a port in such a network, which goes back |
+//! | `macvtap` | a file with all packets of such a port, for a VMM |
 //! | `message` | the messages of the two ends |
 //! | `service` | the other end: it answers each message |
 
 pub mod lent;
+pub mod macvtap;
 pub mod message;
 pub mod namespace;
 pub mod netlink;

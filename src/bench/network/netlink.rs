@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
-use rustix::net::{socket, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{recv, send, socket_with};
 
 use crate::error::{Context, Error, Result};
 
@@ -18,18 +18,32 @@ const HEADER: usize = 16;
 /// Message types (linux/netlink.h, linux/rtnetlink.h).
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 
 /// Flags: a request, to which an acknowledgement is wanted, and which makes something new.
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 
-/// Attributes.
+/// Attributes (linux/if_addr.h, linux/if_link.h).
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_MACVLAN_FLAGS: u16 = 2;
 const IFLA_NET_NS_FD: u16 = 28;
+
+/// The mode of a macvtap that has all of its port's packets, and a flag: the port's own filter of
+/// addresses stays on.
+const MACVLAN_MODE_PASSTHRU: u32 = 8;
+const MACVLAN_FLAG_NOPROMISC: u16 = 1;
 
 /// Flags of a link (netdevice(7)): it is up, and it has a carrier.
 const IFF_UP: u32 = 0x1;
@@ -51,7 +65,8 @@ impl Netlink {
     pub fn open() -> Result<Self> {
         let kind = SocketType::RAW;
         let made = socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, None);
-        let other = socket(AddressFamily::INET, SocketType::DGRAM, None);
+        let kind = SocketType::DGRAM;
+        let other = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None);
         Ok(Self {
             socket: made.context("cannot ask the kernel about network ports")?,
             other: other.context("cannot make a socket")?,
@@ -101,7 +116,7 @@ impl Netlink {
         let mut body = vec![family, prefix, 0, 0];
         body.extend(index.to_ne_bytes());
         for kind in [IFA_LOCAL, IFA_ADDRESS] {
-            attribute(&mut body, kind, address.octets());
+            attribute(&mut body, kind, &address.octets());
         }
         let done = self.ask(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, &body);
         done.map(drop).context(format!(
@@ -116,21 +131,57 @@ impl Netlink {
     pub fn move_to(&mut self, index: u32, namespace: BorrowedFd<'_>) -> Result<()> {
         let mut body = link(index, 0, 0);
         let fd = namespace.as_raw_fd().to_ne_bytes();
-        attribute(&mut body, IFLA_NET_NS_FD, fd);
+        attribute(&mut body, IFLA_NET_NS_FD, &fd);
         let done = self.ask(RTM_NEWLINK, NLM_F_ACK, &body);
         done.map(drop)
             .context("cannot move a network interface to another namespace")
     }
 
+    /// Makes a macvtap of a name over the interface `below`, whose packets and hardware address it
+    /// has all.
+    ///
+    /// # Errors
+    /// The kernel refuses, or has no macvtap (EOPNOTSUPP).
+    pub fn add_macvtap(&mut self, name: &str, below: u32) -> std::result::Result<(), Errno> {
+        let mut data = Vec::new();
+        let mode = MACVLAN_MODE_PASSTHRU.to_ne_bytes();
+        attribute(&mut data, IFLA_MACVLAN_MODE, &mode);
+        let flags = MACVLAN_FLAG_NOPROMISC.to_ne_bytes();
+        attribute(&mut data, IFLA_MACVLAN_FLAGS, &flags);
+        let mut body = link(0, 0, 0);
+        attribute(&mut body, IFLA_IFNAME, name.as_bytes());
+        attribute(&mut body, IFLA_LINK, &below.to_ne_bytes());
+        self.add("macvtap", body, &data)
+    }
+
     /// Makes two interfaces, veth0 and veth1, with a link between.
     #[cfg(test)]
-    pub(crate) fn add_pair(&mut self) -> Result<()> {
-        // IFLA_LINKINFO with IFLA_INFO_KIND in it.
-        let mut body = link(0, 0, 0);
-        body.extend([12, 0, 18, 0, 8, 0, 1, 0]);
-        body.extend(b"veth");
-        let done = self.ask(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE, &body);
-        done.map(drop).context("cannot make a pair of interfaces")
+    pub(crate) fn add_pair(&mut self) -> std::result::Result<(), Errno> {
+        self.add("veth", link(0, 0, 0), &[])
+    }
+
+    /// Makes an interface of a kind.
+    fn add(
+        &mut self,
+        kind: &str,
+        mut body: Vec<u8>,
+        data: &[u8],
+    ) -> std::result::Result<(), Errno> {
+        let mut info = Vec::new();
+        attribute(&mut info, IFLA_INFO_KIND, kind.as_bytes());
+        attribute(&mut info, IFLA_INFO_DATA, data);
+        attribute(&mut body, IFLA_LINKINFO, &info);
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RTM_NEWLINK, flags, &body).map(drop)
+    }
+
+    /// Removes an interface that is no hardware.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&mut self, index: u32) -> Result<()> {
+        let done = self.ask(RTM_DELLINK, NLM_F_ACK, &link(index, 0, 0));
+        done.map(drop).context("cannot remove a network interface")
     }
 
     /// Sends a request, and returns the body of the answer.
@@ -181,11 +232,13 @@ fn link(index: u32, flags: u32, change: u32) -> Vec<u8> {
     body
 }
 
-/// Adds an attribute of four bytes.
-fn attribute(body: &mut Vec<u8>, kind: u16, value: [u8; 4]) {
-    body.extend(8_u16.to_ne_bytes());
+/// Adds an attribute. The next one begins at a multiple of four bytes.
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    body.extend(len.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
@@ -223,7 +276,7 @@ mod tests {
     #[test]
     fn a_message_has_its_length_and_its_fields() {
         let mut body = link(7, IFF_UP, IFF_UP);
-        attribute(&mut body, IFLA_NET_NS_FD, 5_u32.to_ne_bytes());
+        attribute(&mut body, IFLA_NET_NS_FD, &5_u32.to_ne_bytes());
         let message = message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 9, &body);
         assert_eq!(message.len(), 16 + 16 + 8);
         assert_eq!(number(&message, 0), Some(40));
@@ -231,6 +284,16 @@ mod tests {
         assert_eq!(number(&message, 16 + 4), Some(7));
         assert_eq!(number(&message, 36), Some(5));
         assert_eq!(number(&message, 37), None);
+    }
+
+    #[test]
+    fn an_attribute_is_filled_up_to_four_bytes() {
+        let mut body = Vec::new();
+        attribute(&mut body, 7, b"abcde");
+        attribute(&mut body, 8, &[]);
+        assert_eq!(body[4..12], *b"abcde\0\0\0");
+        assert_eq!((body[0], body[2], body.len()), (9, 7, 16));
+        assert_eq!((body[12], body[14]), (4, 8));
     }
 
     #[test]

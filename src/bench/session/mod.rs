@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `settings` | what the user chooses |
 //! | `device` | the device and its disk or port, and whether it may be measured |
+//! | `ways` | whether other VMMs can give their guests what is measured |
 //! | `link`, `other_end` | the link of a network port, and its other end |
 //! | `destroy` | whether the disk may be written to |
 //! | `cpus` | the CPUs that all subjects have |
@@ -20,3 +21,4 @@ pub mod other_end;
 pub mod plan;
 pub mod rounds;
 pub mod settings;
+pub mod ways;

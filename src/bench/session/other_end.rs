@@ -28,7 +28,7 @@ impl OtherEnd {
         };
         let port = device.port();
         let port = port.ok_or_else(|| Error::new("the other end is no network port"))?;
-        let lent = Lent::new(&port.name, link.peer())?;
+        let lent = Lent::new(&port.name, Some(link.peer()))?;
         let cpus = beside(used, &cpus::allowed()?);
         let service = lent.run(|| {
             cpus::confine(&cpus)?;

@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::guest;
 use crate::kernel::image::Image;
 use crate::kernel::modules::Lists;
-use crate::session::cpus;
 use crate::session::destroy::Destroy;
 use crate::session::device::{Device, Unit};
 use crate::session::link::{End, Link};
 use crate::session::settings::Settings;
+use crate::session::{cpus, ways};
 use crate::stats::stopping::Stopping;
 use crate::subjects;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
@@ -85,23 +85,17 @@ impl Plan {
         for (peer, _) in &peers {
             subjects::memory::check(*peer, &memory)?;
         }
-        let link = match (&device.unit, peers.iter().find(|(p, _)| !p.is_assigned())) {
-            (Unit::Disk(_), _) => None,
-            (Unit::Port(_), Some((peer, _))) => {
-                return Err(Error::new(format!(
-                    "{} gives its guest a disk, and PCI device {} is a network port",
-                    peer.name(),
-                    device.address
-                ))
-                .with_hint("--peer qemu-vfio gives a guest of QEMU the port itself"));
-            }
-            (Unit::Port(port), None) => Some(Link::find(&device, &port.mac, settings)?),
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy().into_owned();
+        let of_peers = peers.iter().map(|(peer, _)| *peer);
+        ways::check(Path::new("/"), &device, of_peers, &release)?;
+        let link = match &device.unit {
+            Unit::Disk(_) => None,
+            Unit::Port(port) => Some(Link::find(&device, &port.mac, settings)?),
         };
         let destroy = settings.destroy.as_deref();
         let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
         let destroy = destroy.transpose()?;
-        let release = rustix::system::uname();
-        let release = release.release().to_string_lossy().into_owned();
         let kernel = match &settings.guest_kernel {
             Some(path) => Image::named(path, &release)?,
             None => Image::of_host(Path::new("/"), &release)?,
@@ -261,7 +255,7 @@ fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
     Ok(found)
 }
 
-/// The modules of the device, and of the disks that other VMMs emulate. All guests have all of
+/// The modules of the device, and of the devices that other VMMs emulate. All guests have all of
 /// them.
 fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<PathBuf> {
     let mut modules = lists.for_device(&device.modalias);
@@ -317,8 +311,8 @@ impl Plan {
                 } = &link.id;
                 writeln!(
                     f,
-                    "          gets the address {address}/{prefix}; for the host's turns it is \
-                     lent to a network of its own, and goes back"
+                    "          gets the address {address}/{prefix}; in turns in which the host's \
+                     driver has it, it is lent to a network of its own, and goes back"
                 )?;
                 writeln!(f, "other end {}", link.end_in_words())?;
                 let (peer, prefix) = link.peer();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::disks::{self, Disk};
 use crate::error::{Error, Result};
 use crate::network::lent::Lent;
+use crate::network::macvtap::Macvtap;
 use crate::network::port::{self, Port};
 use crate::stop::STOP;
 use crate::subjects::trial::Trial;
@@ -59,9 +60,17 @@ pub fn trial(
 /// # Errors
 /// The port does not come back, or has no carrier; or the user has ended the measurement.
 pub fn lend(device: &Path, id: &PortId) -> Result<Lent> {
-    let lent = Lent::new(&wait_for_port(device)?.name, (id.address, id.prefix))?;
+    let lent = Lent::new(&wait_for_port(device)?.name, Some((id.address, id.prefix)))?;
     lent.wait_for_carrier(PATIENCE)?;
     Ok(lent)
+}
+
+/// Lends the port to a network of its own, and makes a macvtap of it there, which has a carrier.
+///
+/// # Errors
+/// As for [`lend`], or the kernel has no macvtap.
+pub fn lend_as_macvtap(device: &Path) -> Result<Macvtap> {
+    Macvtap::new(&wait_for_port(device)?.name, PATIENCE)
 }
 
 /// Leaves the disk alone. While a guest starts, nobody uses the disk: it cools down, and flash

@@ -5,7 +5,7 @@
 //! parameters, virtual CPUs and memory.
 
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::guest::{ANY_DISK, RESTARTS};
 use crate::subjects::memory::qemu as qemu_memory;
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::peer::Peer;
-use crate::work::task::{Engine, Task};
+use crate::work::task::{Engine, Target, Task};
 
 /// What a command line is made for.
 pub(super) struct Line<'a> {
@@ -28,10 +28,21 @@ pub(super) struct Line<'a> {
     pub(super) guest: &'a Guest,
     /// The work.
     pub(super) task: &'a Task,
-    /// The disk's node, for a VMM whose guest does not have the device itself.
-    pub(super) node: &'a Path,
+    /// What the VMM has.
+    pub(super) given: Given<'a>,
     /// Further words of the kernel's command line.
     pub(super) words: &'a str,
+}
+
+/// What a VMM has for its guest.
+#[derive(Clone, Copy)]
+pub(super) enum Given<'a> {
+    /// The device, by its address.
+    Device,
+    /// The node of a disk.
+    Disk(&'a Path),
+    /// The file of a macvtap, and vhost's, which the VMM inherits.
+    Port { tap: RawFd, vhost: Option<RawFd> },
 }
 
 /// The arguments, and a file that must stay open until the program has read it.
@@ -48,7 +59,11 @@ impl Line<'_> {
     pub(super) fn words(&self) -> Result<Words> {
         let mut file = None;
         let words = match self.peer {
-            Peer::QemuVfio | Peer::QemuNvme | Peer::QemuVirtio => self.qemu(),
+            Peer::QemuVfio
+            | Peer::QemuNvme
+            | Peer::QemuVirtio
+            | Peer::QemuE1000e
+            | Peer::QemuVhost => self.qemu(),
             Peer::CloudHypervisor | Peer::CloudHypervisorVirtio => self.cloud_hypervisor(),
             Peer::Crosvm => self.crosvm(),
             Peer::Alioth => self.alioth(&cdev(Path::new("/sys"), &self.guest.address)?),
@@ -66,9 +81,9 @@ impl Line<'_> {
 
     /// The kernel's parameters.
     fn cmdline(&self) -> String {
-        let mut any = match self.peer.is_assigned() {
-            true => String::new(),
-            false => ANY_DISK.to_owned(),
+        let mut any = match self.given {
+            Given::Disk(_) => ANY_DISK.to_owned(),
+            Given::Device | Given::Port { .. } => String::new(),
         };
         // Firecracker ends when its guest restarts by the keyboard controller.
         if self.peer == Peer::Firecracker {
@@ -149,25 +164,45 @@ impl Line<'_> {
         }
         let memory = memory::parse(&self.guest.memory);
         all.extend(memory.iter().flat_map(qemu_memory));
-        match self.peer.is_assigned() {
-            true => {
+        match self.given {
+            Given::Device => {
                 let device = format!("vfio-pci,host={}", self.guest.address);
                 all.extend(words(&["-device", &device]));
             }
-            false => all.extend(self.qemu_disk()),
+            Given::Disk(node) => all.extend(self.qemu_disk(node)),
+            Given::Port { tap, vhost } => all.extend(self.qemu_port(tap, vhost)),
         }
         all
     }
 
-    fn qemu_disk(&self) -> Vec<String> {
+    /// A network card with the port's hardware address, to which alone the port listens. Without
+    /// its option ROM, which has no use for a guest that is started with its kernel.
+    fn qemu_port(&self, tap: RawFd, vhost: Option<RawFd>) -> Vec<String> {
+        let mac = match &self.task.target {
+            Target::Port(id) => id.mac.as_str(),
+            Target::Disk(_) => "",
+        };
+        let (vhost, card) = match vhost {
+            Some(vhost) => (format!(",vhost=on,vhostfd={vhost}"), "virtio-net-pci"),
+            None => (String::new(), "e1000e"),
+        };
+        words(&[
+            "-netdev",
+            &format!("tap,id=port,fd={tap}{vhost}"),
+            "-device",
+            &format!("{card},netdev=port,mac={mac},romfile="),
+        ])
+    }
+
+    fn qemu_disk(&self, node: &Path) -> Vec<String> {
         let aio = match self.task.engine {
             Engine::IoUring => "io_uring",
             Engine::Threads => "threads",
         };
         let read_only = if self.is_read_only() { "on" } else { "off" };
         // A comma in a value is doubled.
-        let path = self.node.display().to_string().replace(',', ",,");
-        let name = self.node.file_name().unwrap_or_default();
+        let path = node.display().to_string().replace(',', ",,");
+        let name = node.file_name().unwrap_or_default();
         let queue = Path::new("/sys/block").join(name).join("queue");
         let sizes = ["logical_block_size", "physical_block_size"].map(|name| {
             let size = fs::read_to_string(queue.join(name));
@@ -218,12 +253,12 @@ impl Line<'_> {
             "--console",
             "off",
         ]);
-        all.extend(match self.peer.is_assigned() {
-            true => words(&[
+        all.extend(match self.given {
+            Given::Device | Given::Port { .. } => words(&[
                 "--device",
                 &format!("path=/sys/bus/pci/devices/{}/", self.guest.address),
             ]),
-            false => {
+            Given::Disk(node) => {
                 let read_only = if self.is_read_only() { "on" } else { "off" };
                 let no_rings = match self.task.engine {
                     Engine::IoUring => "off",
@@ -233,7 +268,7 @@ impl Line<'_> {
                     "--disk",
                     &format!(
                         "path={},readonly={read_only},direct=on,_disable_io_uring={no_rings}",
-                        self.node.display()
+                        node.display()
                     ),
                 ])
             }
@@ -324,6 +359,10 @@ impl Line<'_> {
             Engine::IoUring => "Async",
             Engine::Threads => "Sync",
         };
+        let node = match self.given {
+            Given::Disk(node) => node,
+            Given::Device | Given::Port { .. } => Path::new(""),
+        };
         json!({
             "boot-source": {
                 "kernel_image_path": self.guest.kernel,
@@ -332,7 +371,7 @@ impl Line<'_> {
             },
             "drives": [{
                 "drive_id": "disk",
-                "path_on_host": self.node,
+                "path_on_host": node,
                 "is_root_device": false,
                 "is_read_only": self.is_read_only(),
                 "io_engine": engine,

@@ -12,9 +12,10 @@
 //! | `host` | a turn of the host's own driver |
 //! | `child` | a VMM as a child process, which never outlives this one |
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
-//! | `peer` | the ways in which another VMM gives the disk to its guest |
+//! | `peer` | the ways in which another VMM gives the disk or the port to its guest |
 //! | `line` | the command lines of other VMMs |
 //! | `memory` | the options of `--memory` in the words of other VMMs |
+//! | `held` | what another VMM has in its turn |
 //! | `other` | a turn of a guest of another VMM |
 //! | `affinity` | the CPUs of a VMM's threads |
 //! | `workers` | the threads that work for a VMM, the kernel's among them |
@@ -23,6 +24,7 @@ mod affinity;
 mod child;
 pub mod counting;
 pub mod counts;
+mod held;
 pub mod host;
 mod line;
 pub mod list;

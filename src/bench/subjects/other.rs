@@ -3,7 +3,7 @@
 //! between, `host unbind` does it.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::guest::{COUNT, SEED};
 use crate::say;
 use crate::subjects::counting::{Counting, PAUSE, Source};
 use crate::subjects::counts::Count;
+use crate::subjects::held::Held;
 use crate::subjects::host;
 use crate::subjects::line::Line;
 use crate::subjects::mini_vmm::{Guest, Start, Vcpus};
@@ -28,7 +29,7 @@ use crate::work::task::Task;
 pub struct OtherVmm<'a> {
     /// The VMM.
     pub program: &'a Program,
-    /// The way in which the guest has the disk.
+    /// The way in which the guest has the disk or the port.
     pub peer: Peer,
     /// Whether the guest's idle loop causes no exits.
     pub native_idle: bool,
@@ -67,29 +68,18 @@ impl OtherVmm<'_> {
         words: &str,
         counts: bool,
     ) -> Result<(Trial, Option<Counting>)> {
-        // The disk must be back, whatever subject had it before.
+        // The device must be back, whatever subject had it before.
         host::wait(self.device, task)?;
         // mini-vmm binds the device as a part of its start.
         let started = Instant::now();
-        let bound = match self.peer.is_assigned() {
-            true => Some(Bound::take(self.binder, &guest.address)?),
-            false => None,
-        };
-        // While the VMM has the disk, nobody else gets it (open(2), O_EXCL), and no other disk gets
-        // its name.
-        let (held, node) = match self.peer.is_assigned() {
-            true => (None, PathBuf::new()),
-            false => {
-                let disk = host::wait_for_disk(self.device, task)?;
-                (Some(disk.open(None)?), disk.node())
-            }
-        };
+        let binder = (self.binder, guest.address.as_str());
+        let held = Held::take(self.peer, binder, self.device, task)?;
         let line = Line {
             peer: self.peer,
             native_idle: self.native_idle,
             guest,
             task,
-            node: &node,
+            given: held.given()?,
             words,
         };
         let line = line.words()?;
@@ -115,9 +105,8 @@ impl OtherVmm<'_> {
             },
             counting.as_mut(),
         );
-        drop((held, line.file, terminal));
-        let back = bound.map_or(Ok(()), Bound::give_back);
-        Ok((first(trial, back, say::error)?, counting))
+        drop((line.file, terminal));
+        Ok((first(trial, held.give_back(), say::error)?, counting))
     }
 }
 
@@ -131,9 +120,6 @@ fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     };
     made().context("cannot make a terminal for the VMM")
 }
-
-/// What `mini-vmm host unbind` says of a device that is with the host's driver.
-const NOT_BOUND: &str = "is not bound";
 
 /// The outcome of a turn, and of giving the device back after it. If both have failed, the turn's
 /// error is the first, and says why; the other one is said at once, because the device is left.
@@ -149,81 +135,9 @@ fn first<T>(trial: Result<T>, back: Result<()>, say: impl FnOnce(&Error)) -> Res
     }
 }
 
-/// The device, bound to vfio-pci. It goes back when this is dropped.
-struct Bound<'a> {
-    binder: &'a Program,
-    address: &'a str,
-    is_bound: bool,
-}
-
-impl<'a> Bound<'a> {
-    fn take(binder: &'a Program, address: &'a str) -> Result<Self> {
-        let mut bound = Self {
-            binder,
-            address,
-            is_bound: false,
-        };
-        match bound.host("bind") {
-            Ok(()) => {
-                bound.is_bound = true;
-                Ok(bound)
-            }
-            // A bind that was killed, or that has failed half-way, may have left something. The
-            // error of `host unbind` for a device that is not bound says so.
-            Err(error) => Err(match bound.host("unbind") {
-                Err(e) if !e.details().iter().any(|line| line.contains(NOT_BOUND)) => {
-                    error.with_hint(bound.hint())
-                }
-                _ => error,
-            }),
-        }
-    }
-
-    fn give_back(mut self) -> Result<()> {
-        self.is_bound = false;
-        self.host("unbind").map_err(|e| e.with_hint(self.hint()))
-    }
-
-    /// What to type if the device does not go back.
-    fn hint(&self) -> String {
-        format!("mini-vmm host unbind {}", self.address)
-    }
-
-    /// Runs `mini-vmm host bind` or `unbind`. Ctrl-C on the terminal does not reach it.
-    fn host(&self, what: &str) -> Result<()> {
-        use std::os::unix::process::CommandExt;
-        let output = Command::new(&self.binder.path)
-            .args(["host", what, self.address])
-            .stdin(Stdio::null())
-            .process_group(0)
-            .output()
-            .context(format!("cannot run {}", self.binder.path.display()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let words = format!("`mini-vmm host {what} {}` has failed", self.address);
-        Err(Error::new(words).with_details(said.lines().map(str::to_owned)))
-    }
-}
-
-impl Drop for Bound<'_> {
-    fn drop(&mut self) {
-        if self.is_bound
-            && let Err(error) = self.host("unbind")
-        {
-            say::error(&error.with_hint(self.hint()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    const ADDRESS: &str = "0000:01:00.0";
 
     #[test]
     fn a_terminal_is_one_for_the_program_that_gets_it() {
@@ -236,66 +150,6 @@ mod tests {
         assert!(name.starts_with("/dev/pts/"), "{name}");
         drop(ours);
         assert_eq!(says(Stdio::null()), "not a tty\n");
-    }
-
-    /// A program that writes down how it is called. What is named in `fails` fails, and says
-    /// `says`.
-    fn binder(name: &str, fails: &str, says: &str) -> (Program, PathBuf) {
-        let dir = std::env::temp_dir().join(format!("bench-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("mini-vmm");
-        let calls = dir.join("calls");
-        let text = format!(
-            "#!/bin/sh\necho $* >>{}\n\
-             case \" {fails} \" in *\" $2 \"*) echo \"{says}\" >&2; exit 1;; esac\n",
-            calls.display()
-        );
-        // A shell writes it: a file that this process writes is open in children of other tests,
-        // too, and cannot be run meanwhile.
-        let wrote = Command::new("/bin/sh")
-            .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
-            .args([path.as_os_str(), text.as_ref()])
-            .status();
-        assert!(wrote.unwrap().success());
-        let program = Program {
-            path,
-            version: String::new(),
-            sha256: String::new(),
-        };
-        (program, calls)
-    }
-
-    fn calls(at: &Path) -> Vec<String> {
-        let text = fs::read_to_string(at).unwrap();
-        fs::remove_dir_all(at.parent().unwrap()).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn a_bind_that_has_failed_is_undone() {
-        let left = Some("mini-vmm host unbind 0000:01:00.0");
-        let not_bound = ::host::bind::BindError::NotBound(ADDRESS.parse().unwrap()).to_string();
-        for (name, fails, says, hint) in [
-            ("half", "bind", "", None),
-            ("none", "bind unbind", not_bound.as_str(), None),
-            ("stuck", "bind unbind", "the driver is busy", left),
-        ] {
-            let (program, at) = binder(name, fails, says);
-            let error = Bound::take(&program, ADDRESS).err().unwrap();
-            assert!(error.to_string().contains("host bind"), "{error}");
-            assert_eq!(error.hint(), hint);
-            let wanted = ["host bind 0000:01:00.0", "host unbind 0000:01:00.0"];
-            assert_eq!(calls(&at), wanted);
-        }
-    }
-
-    #[test]
-    fn a_device_that_does_not_go_back_is_told_with_the_remedy() {
-        let (program, at) = binder("back", "unbind", "");
-        let bound = Bound::take(&program, ADDRESS).unwrap();
-        let error = bound.give_back().unwrap_err();
-        assert_eq!(error.hint(), Some("mini-vmm host unbind 0000:01:00.0"));
-        assert_eq!(calls(&at).len(), 2);
     }
 
     #[test]

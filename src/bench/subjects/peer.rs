@@ -1,4 +1,4 @@
-//! The ways in which another VMM gives the disk to its guest.
+//! The ways in which another VMM gives the disk or the network port to its guest.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Another VMM, and the way in which it gives the disk to its guest.
+/// Another VMM, and the way in which it gives the disk or the port to its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Peer {
@@ -16,6 +16,10 @@ pub enum Peer {
     QemuNvme,
     /// QEMU's virtio-blk with a thread of its own, whose data is the host's disk
     QemuVirtio,
+    /// QEMU's emulated network card of the kind e1000e, over the host's port
+    QemuE1000e,
+    /// QEMU's virtio-net with the host kernel's vhost, over the host's port
+    QemuVhost,
     /// Cloud Hypervisor, to which the device is assigned
     CloudHypervisor,
     /// Cloud Hypervisor's virtio-blk, whose data is the host's disk
@@ -33,9 +37,24 @@ pub enum Peer {
 /// What is not equal to a guest of mini-vmm wherever the VMM is another one.
 const LATE: &str = "virtual CPUs are put on their CPUs when the guest is ready";
 
+/// What a VMM has of the device, and its guest through the VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The device itself, which the host's driver must leave.
+    Device,
+    /// The disk of the host's driver.
+    Disk,
+    /// A macvtap over the port of the host's driver.
+    Port,
+}
+
 /// What is not equal where the host's driver has the disk.
 const THROUGH: &str = "each read also goes through a thread of the VMM and the host's own driver, \
     whose interrupts may come on other CPUs";
+
+/// The same for a port.
+const OVER: &str = "and, by a macvtap, through the host's own driver, whose interrupts may come on \
+    other CPUs";
 
 impl Peer {
     /// The name in reports.
@@ -44,6 +63,8 @@ impl Peer {
             Self::QemuVfio => "QEMU, vfio-pci",
             Self::QemuNvme => "QEMU, emulated NVMe",
             Self::QemuVirtio => "QEMU, virtio-blk",
+            Self::QemuE1000e => "QEMU, emulated e1000e",
+            Self::QemuVhost => "QEMU, virtio-net with vhost",
             Self::CloudHypervisor => "Cloud Hypervisor, vfio-pci",
             Self::CloudHypervisorVirtio => "Cloud Hypervisor, virtio-blk",
             Self::Crosvm => "crosvm, vfio-pci",
@@ -56,7 +77,11 @@ impl Peer {
     /// The program's name in PATH.
     pub fn program(self) -> &'static str {
         match self {
-            Self::QemuVfio | Self::QemuNvme | Self::QemuVirtio => "qemu-system-x86_64",
+            Self::QemuVfio
+            | Self::QemuNvme
+            | Self::QemuVirtio
+            | Self::QemuE1000e
+            | Self::QemuVhost => "qemu-system-x86_64",
             Self::CloudHypervisor | Self::CloudHypervisorVirtio => "cloud-hypervisor",
             Self::Crosvm => "crosvm",
             Self::Firecracker => "firecracker",
@@ -73,12 +98,24 @@ impl Peer {
         }
     }
 
+    /// What the VMM has.
+    pub fn way(self) -> Way {
+        match self {
+            Self::QemuVfio
+            | Self::CloudHypervisor
+            | Self::Crosvm
+            | Self::Alioth
+            | Self::Openvmm => Way::Device,
+            Self::QemuNvme | Self::QemuVirtio | Self::CloudHypervisorVirtio | Self::Firecracker => {
+                Way::Disk
+            }
+            Self::QemuE1000e | Self::QemuVhost => Way::Port,
+        }
+    }
+
     /// Whether the guest has the device itself, so that the host's driver must leave it.
     pub fn is_assigned(self) -> bool {
-        matches!(
-            self,
-            Self::QemuVfio | Self::CloudHypervisor | Self::Crosvm | Self::Alioth | Self::Openvmm
-        )
+        self.way() == Way::Device
     }
 
     /// Whether the program's standard input must be a terminal.
@@ -99,7 +136,11 @@ impl Peer {
     /// What is not equal between this subject and a guest of mini-vmm.
     pub fn differs(self) -> String {
         let machine = match self {
-            Self::QemuVfio | Self::QemuNvme | Self::QemuVirtio => {
+            Self::QemuVfio
+            | Self::QemuNvme
+            | Self::QemuVirtio
+            | Self::QemuE1000e
+            | Self::QemuVhost => {
                 "the machine q35 with firmware, which has devices that mini-vmm lacks; on AMD, the \
                  guest lacks KVM's IA32_ARCH_CAPABILITIES"
             }
@@ -114,15 +155,29 @@ impl Peer {
         let path = match self {
             _ if self.is_assigned() => String::new(),
             Self::QemuNvme => format!("; {THROUGH}, the thread being QEMU's main one"),
+            Self::QemuE1000e => format!(
+                "; each packet also goes through QEMU's main thread, {OVER}; the guest's driver is \
+                 e1000e, and the offloads are those of QEMU's card"
+            ),
+            Self::QemuVhost => format!(
+                "; each packet also goes through a thread of the host's kernel (vhost), {OVER}; \
+                 the guest's driver is virtio_net, and the offloads are virtio's: between guest \
+                 and host, a packet may have 64 KiB"
+            ),
             _ => format!("; {THROUGH}; the guest's driver is virtio_blk"),
         };
         format!("{machine}; {LATE}{path}")
     }
 
-    /// What the guest's modules know the disk by; empty if it is the host's device itself.
+    /// What the guest's modules know the disk or port by; empty if it is the host's device itself.
     pub fn modaliases(self) -> &'static [&'static str] {
         match self {
             _ if self.is_assigned() => &[],
+            Self::QemuE1000e => &["pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"],
+            Self::QemuVhost => &[
+                "pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00",
+                "virtio:d00000001v00001AF4",
+            ],
             Self::QemuNvme => &["pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02"],
             _ => &[
                 "pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc00i00",
@@ -173,6 +228,8 @@ mod tests {
         let choice = |text: &str| text.parse::<Choice>();
         let qemu = choice("qemu-vfio").unwrap();
         assert_eq!((qemu.peer, qemu.path), (Peer::QemuVfio, None));
+        assert_eq!(choice("qemu-e1000e").unwrap().peer, Peer::QemuE1000e);
+        assert_eq!(choice("qemu-vhost").unwrap().peer, Peer::QemuVhost);
         let cloud = choice("cloud-hypervisor=/opt/a=b").unwrap();
         assert_eq!(cloud.peer, Peer::CloudHypervisor);
         assert_eq!(cloud.path, Some("/opt/a=b".into()));

@@ -1,7 +1,10 @@
 //! The command lines of all VMMs.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use super::*;
-use crate::work::task::{DiskId, Target};
+use crate::subjects::peer::Way;
+use crate::work::task::{DiskId, PortId};
 
 /// The command line in one line; for Firecracker, its file.
 fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
@@ -18,10 +21,18 @@ fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) ->
         warm_up_ms: 1,
         measure_ms: 1,
         engine,
-        target: Target::Disk(DiskId {
-            wwid: None,
-            sectors: 8,
-        }),
+        target: match peer.way() {
+            Way::Port => Target::Port(PortId {
+                mac: "52:54:00:00:00:06".into(),
+                address: Ipv4Addr::new(198, 18, 0, 1),
+                prefix: 30,
+                peer: SocketAddrV4::new(Ipv4Addr::new(198, 18, 0, 2), 5210),
+            }),
+            Way::Device | Way::Disk => Target::Disk(DiskId {
+                wwid: None,
+                sectors: 8,
+            }),
+        },
         destroy: destroy.map(str::to_owned),
     };
     let line = Line {
@@ -29,7 +40,14 @@ fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) ->
         native_idle,
         guest: &guest,
         task: &task,
-        node: Path::new("/dev/disk,1"),
+        given: match peer.way() {
+            Way::Device => Given::Device,
+            Way::Disk => Given::Disk(Path::new("/dev/disk,1")),
+            Way::Port => Given::Port {
+                tap: 7,
+                vhost: (peer == Peer::QemuVhost).then_some(8),
+            },
+        },
         words: "mini_vmm_bench.seed=7",
     };
     match peer {
@@ -105,6 +123,37 @@ fn the_device_itself_is_no_drive() {
         &["-overcommit cpu-pm=on", ",kvm-hint-dedicated=on -smp"],
     );
     assert!(!line(Peer::QemuVfio, false, RINGS, None).contains("dedicated"));
+}
+
+#[test]
+fn a_port_is_a_card_over_a_macvtap() {
+    for (peer, wanted) in [
+        (
+            Peer::QemuE1000e,
+            "-netdev tap,id=port,fd=7 \
+             -device e1000e,netdev=port,mac=52:54:00:00:00:06,romfile=",
+        ),
+        (
+            Peer::QemuVhost,
+            "-netdev tap,id=port,fd=7,vhost=on,vhostfd=8 \
+             -device virtio-net-pci,netdev=port,mac=52:54:00:00:00:06,romfile=",
+        ),
+    ] {
+        let line = line(peer, false, RINGS, None);
+        assert!(line.ends_with(wanted), "{line}");
+        for word in ["drive", "blockdev", "any_disk", "vfio"] {
+            assert!(!line.contains(word), "{word} in {line}");
+        }
+        has(
+            &line,
+            &[
+                "-smp 2 ",
+                "-m 256M ",
+                "-kernel /boot/k ",
+                "-append console=ttyS0 quiet loglevel=4 panic=-1 more ",
+            ],
+        );
+    }
 }
 
 #[test]
