@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A packet that has not come back after this time is lost.
 const LOST: Duration = Duration::from_millis(100);
 
+/// The same where packets came back later, so that a slow link is not taken for one that loses all.
+const LOST_AT_MOST: Duration = Duration::from_secs(1);
+
 /// What messages gave: their times, and how many packets were lost.
 pub(super) type Outcome = (Latencies, u64);
 
@@ -120,12 +123,12 @@ fn packets(peer: SocketAddrV4, len: usize, depth: u32, window: Window<'_>) -> Re
     let (mut made, mut heard) = (Messages::new(len), Messages::new(len));
     let (mut times, mut lost, mut next) = (Latencies::default(), 0, 0);
     let mut slots: Vec<Slot> = vec![None; depth as usize];
-    let mut last = Instant::now();
+    let (mut last, mut limit) = (Instant::now(), LOST);
     loop {
         let now = Instant::now();
         let is_open = window.is_open(now);
         for slot in slots.iter_mut() {
-            if slot.is_some_and(|(_, from)| now - from > LOST) {
+            if slot.is_some_and(|(_, from)| now - from > limit) {
                 *slot = None;
                 lost += u64::from(window.counts(now));
             }
@@ -153,12 +156,11 @@ fn packets(peer: SocketAddrV4, len: usize, depth: u32, window: Window<'_>) -> Re
                 "a packet from {peer} has other content than was sent"
             )));
         };
-        // A packet that was given up may come late.
         let of = |slot: &&mut Slot| slot.is_some_and(|(sent, _)| sent == number);
-        if let Some(slot) = slots.iter_mut().find(of)
-            && let Some((_, from)) = slot.take()
-        {
-            window.count(&mut times, from, last);
+        match slots.iter_mut().find(of).and_then(Option::take) {
+            Some((_, from)) => window.count(&mut times, from, last),
+            // It was given up too early.
+            None => limit = (limit * 2).min(LOST_AT_MOST),
         }
     }
 }
@@ -235,6 +237,48 @@ mod tests {
         let error = run(address, work, Traffic::Request, window(&never, 200)).unwrap_err();
         assert!(error.to_string().contains("other content"), "{error}");
         server.join().unwrap();
+    }
+
+    /// Packets that all come back later than a link's usually do are not lost.
+    #[test]
+    fn a_slow_link_is_not_taken_for_one_that_loses_packets() {
+        let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = echo.local_addr().unwrap() else {
+            unreachable!()
+        };
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        let (over, never) = (AtomicBool::new(false), AtomicBool::new(false));
+        let limit = Some(Duration::from_millis(20));
+        echo.set_read_timeout(limit).unwrap();
+        let times = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut packet = [0; 2048];
+                let mut held = VecDeque::new();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Ok((len, from)) = echo.recv_from(&mut packet) {
+                        held.push_back((Instant::now(), packet[..len].to_vec(), from));
+                    }
+                    while let Some((came, ..)) = held.front()
+                        && came.elapsed() > LOST * 2
+                        && let Some((_, packet, from)) = held.pop_front()
+                    {
+                        echo.send_to(&packet, from).unwrap();
+                    }
+                }
+            });
+            let heard = WINDOWS.iter().filter_map(|measure| {
+                let window = Window::of(Duration::ZERO, Duration::from_millis(*measure), &never);
+                packets(address, 18, 4, window).ok()
+            });
+            let times = heard
+                .map(|(times, _)| times)
+                .find(|times| !times.is_empty());
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            times
+        });
+        let times = times.unwrap();
+        assert!(Duration::from_nanos(times.median().unwrap()) > LOST * 2);
+        drop(listener);
     }
 
     /// Packets to an address that answers none are lost, and are told as such.
