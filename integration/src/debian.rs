@@ -50,6 +50,12 @@ pub const NEWEST_KERNEL: Root = Root {
     size: 1024,
 };
 
+/// The tool that makes RAIDs.
+pub const RAID: Root = Root {
+    packages: "mdadm",
+    size: 448,
+};
+
 /// A container engine that reads CDI specifications, and the runtime that it starts.
 pub const CONTAINERS: Root = Root {
     packages: "podman,runc",

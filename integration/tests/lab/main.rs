@@ -26,6 +26,7 @@ scenarios![
     bench_kills,
     bench_modules,
     bench_ports,
+    bench_raid,
     bench_truth,
     bench_writes,
     bind,
