@@ -13,8 +13,7 @@ use crate::subjects::list::Change;
 use crate::subjects::peer::Choice;
 use crate::work::task::Engine;
 
-/// Measure a passed-through disk or network port on this machine: the host's own driver beside
-/// guests of mini-vmm
+/// Measure a passed-through device on this machine: the host's own driver beside guests of mini-vmm
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -39,6 +38,8 @@ Examples:
                                             writes, too: the disk's data is lost
   mini-vmm-bench 0000:02:00.0 --peer-port 0000:02:00.1
                                             two network ports with a cable between
+  mini-vmm-bench 0000:03:00.0               any other device: its guest's start,
+                                            a reset of the function, a reboot
 
 Exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C."
 )]

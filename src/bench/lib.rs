@@ -1,5 +1,6 @@
-//! `mini-vmm-bench` measures a passed-through disk or network port on the machine that has the
-//! device: the same work by the host's own driver and in a guest of mini-vmm, in turns.
+//! `mini-vmm-bench` measures a passed-through device on the machine that has it: the same work of a
+//! disk or port by the host's own driver and in a guest of mini-vmm, in turns, and the start, reset
+//! and reboot of a guest with any device.
 //!
 //! | module | content |
 //! | --- | --- |

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use mini_vmm_bench::cli::{Cli, Command, RunArgs};
 use mini_vmm_bench::context::fact::Verdict;
+use mini_vmm_bench::context::loaded::Looks;
 use mini_vmm_bench::context::machine::Machine;
 use mini_vmm_bench::error::{Error, Result};
 use mini_vmm_bench::network::service::Service;
@@ -60,10 +61,13 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
             fact.name, fact.text
         ));
     }
+    let looks = Looks::start(&plan.device.address);
     let made = rounds::run(&plan);
+    let loaded = looks.end();
     rounds::end_progress();
     let (made, error) = made?;
     facts.extend(context::changes(&facts, &context::read(&machine)));
+    context::under_load(&mut facts, &machine, &loaded);
     let mut results = Results::of(&plan, made, facts);
     results.comparisons = comparisons::of(&results);
     let date = results.date.replace([':', 'Z'], "");

@@ -22,6 +22,7 @@ scenarios![
     disks,
     affinity,
     bench,
+    bench_devices,
     bench_ends,
     bench_kills,
     bench_modules,

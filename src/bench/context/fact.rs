@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The name of the fact about the link.
 pub const LINK: &str = "link";
 
+/// The name of the fact about the link while the work ran.
+pub const LINK_UNDER_LOAD: &str = "link under load";
+
 /// The name of the fact about throttled CPUs.
 pub const THROTTLED: &str = "throttled";
 

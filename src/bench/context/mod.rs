@@ -6,13 +6,15 @@
 //! | `fact` | a judged fact |
 //! | `machine` | /sys and /proc, or made-up directories |
 //! | `link` | the device's PCI Express link |
+//! | `loaded` | the same while the work runs |
 //! | `cpus` | frequency, siblings, isolation, other work |
 //! | `memory` | the nodes of device and CPUs, huge pages |
 //! | `virtualization` | the IOMMU's mode, interrupts without exits, mitigations |
 
 mod cpus;
 pub mod fact;
-mod link;
+pub mod link;
+pub mod loaded;
 pub mod machine;
 mod memory;
 #[cfg(test)]
@@ -29,6 +31,18 @@ pub fn read(machine: &Machine) -> Vec<Fact> {
     facts.extend(memory::facts(machine));
     facts.extend(virtualization::facts(machine));
     facts
+}
+
+/// Judges the link while the work ran. A link that was slow before the work, and not while it ran,
+/// has slept, which changes no figure.
+pub fn under_load(facts: &mut Vec<Fact>, machine: &Machine, loaded: &link::Loaded) {
+    let Some(fact) = link::loaded(machine, loaded) else {
+        return;
+    };
+    if fact.verdict == fact::Verdict::Good {
+        facts.retain(|fact| fact.name != fact::LINK);
+    }
+    facts.push(fact);
 }
 
 /// Judges what has changed during a run: the link, and throttled CPUs.

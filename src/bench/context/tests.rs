@@ -85,7 +85,7 @@ fn a_good_machine_has_good_facts() {
         facts.iter().all(|f| f.verdict == Verdict::Good),
         "{facts:#?}"
     );
-    assert_eq!(facts.len(), 11);
+    assert_eq!(facts.len(), 12);
     let link = facts.iter().find(|fact| fact.name == "link").unwrap();
     assert!(link.text.starts_with("16 GT/s x4"), "{}", link.text);
     let mitigations = facts
@@ -93,6 +93,17 @@ fn a_good_machine_has_good_facts() {
         .find(|fact| fact.name == "mitigations")
         .unwrap();
     assert_eq!(mitigations.text, "retbleed");
+    let tree = Tree::good();
+    let pmus = "sys/bus/event_source/devices";
+    for name in ["cpu", "dmar0"] {
+        fs::create_dir_all(tree.0.join(pmus).join(name)).unwrap();
+    }
+    let of = |facts: Vec<Fact>| facts.into_iter().find(|f| f.name == "iommu events");
+    let (without, with) = (of(facts).unwrap().text, of(tree.read()).unwrap().text);
+    assert!(
+        without.contains("no PMU") && with.starts_with("dmar0 can"),
+        "{with}"
+    );
 }
 
 /// An attribute, its value, the fact that it makes, and a part of the remedy.
@@ -209,4 +220,37 @@ fn heat_and_a_slower_link_during_the_run_make_it_invalid() {
     let names: Vec<&str> = changed.iter().map(|fact| fact.name.as_str()).collect();
     assert_eq!(names, ["link", "throttled"]);
     assert!(changed.iter().all(|fact| fact.verdict == Verdict::Invalid));
+}
+
+/// A link that sleeps before the work is slow then, and not while the work runs.
+#[test]
+fn only_a_link_that_is_slow_under_load_is_invalid() {
+    let tree = Tree::good();
+    let port = "sys/devices/pci0000:00/0000:00:1c.0";
+    tree.set(
+        &format!("{port}/{DISK}/current_link_speed"),
+        "2.5 GT/s PCIe",
+    );
+    let machine = Machine::at(&tree.0, DISK, &[2, 3]);
+    let judged = |seen: &[link::Link]| {
+        let mut loaded = link::Loaded::default();
+        seen.iter().for_each(|link| loaded.add(*link));
+        let mut facts = read(&machine);
+        under_load(&mut facts, &machine, &loaded);
+        let mut of_link = facts.into_iter().filter(|f| f.name.starts_with("link"));
+        let last = of_link.next_back().unwrap();
+        (last.name, last.verdict, last.text, of_link.count())
+    };
+    assert_eq!(link::now(&machine), Some((2.5, 4)));
+    let (name, verdict, ..) = judged(&[]);
+    assert_eq!((name.as_str(), verdict), ("link", Verdict::Invalid));
+    let (name, verdict, text, others) = judged(&[(16.0, 4), (16.0, 4)]);
+    assert_eq!((name.as_str(), others), ("link under load", 0));
+    assert!(
+        verdict == Verdict::Good && text.contains("16 GT/s x4"),
+        "{text}"
+    );
+    let (_, verdict, text, others) = judged(&[(16.0, 4), (8.0, 4), (16.0, 4)]);
+    assert!(verdict == Verdict::Invalid && others == 1, "{text}");
+    assert!(text.contains("8 GT/s x4 at 1 of 3 looks"), "{text}");
 }

@@ -4,7 +4,12 @@ use crate::context::fact::Fact;
 use crate::context::machine::Machine;
 
 pub(super) fn facts(machine: &Machine) -> Vec<Fact> {
-    vec![iommu(machine), interrupts(machine), mitigations(machine)]
+    vec![
+        iommu(machine),
+        iommu_events(machine),
+        interrupts(machine),
+        mitigations(machine),
+    ]
 }
 
 /// Documentation/ABI/testing/sysfs-kernel-iommu_groups, type.
@@ -24,6 +29,20 @@ fn iommu(machine: &Machine) -> Fact {
         Some(mode) => Fact::good(name, format!("mode {mode} for the host's driver")),
         None => Fact::good(name, "unknown"),
     }
+}
+
+/// The counters of IOMMUs (Intel's `dmar`, AMD's `amd_iommu`) among the kernel's event sources.
+fn iommu_events(machine: &Machine) -> Fact {
+    let mut pmus = machine.names("sys/bus/event_source/devices");
+    pmus.retain(|name| name.starts_with("dmar") || name.starts_with("amd_iommu"));
+    let text = match pmus.as_slice() {
+        [] => "no PMU of an IOMMU in this kernel".to_owned(),
+        pmus => format!(
+            "{} can count them, and this program does not: perf list",
+            pmus.join(", ")
+        ),
+    };
+    Fact::good("iommu events", text)
 }
 
 /// Interrupts that reach a running guest without an exit: Intel's APICv with posted interrupts,

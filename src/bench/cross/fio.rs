@@ -77,7 +77,7 @@ mod tests {
     use crate::subjects::program::Program;
     use crate::work::disk;
     use crate::work::quantity;
-    use crate::work::task::{DiskId, Message, Order, Target};
+    use crate::work::task::{DiskId, FunctionId, Message, Order, Target};
     use crate::work::trial::{self, Opened};
     use crate::work::uring;
 
@@ -114,6 +114,7 @@ mod tests {
                 wwid: None,
                 sectors: 0,
             }),
+            function: FunctionId::default(),
             destroy: None,
         }
     }

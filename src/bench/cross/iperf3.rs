@@ -61,7 +61,7 @@ mod tests {
     use crate::network::namespace::Namespace;
     use crate::network::netlink::Netlink;
     use crate::subjects::program::Program;
-    use crate::work::task::{Engine, PortId, Target};
+    use crate::work::task::{Engine, FunctionId, PortId, Target};
 
     /// The form of iperf3 3.12's output, cut to what is read.
     const OUTPUT: &str = r#"{ "start": { "version": "iperf 3.12" },
@@ -90,6 +90,7 @@ mod tests {
                 prefix: 30,
                 peer: std::net::SocketAddrV4::new(peer, 1),
             }),
+            function: FunctionId::default(),
             destroy: None,
         }
     }

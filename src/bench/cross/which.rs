@@ -5,10 +5,11 @@ use crate::work::task::{Target, Task, Work};
 use crate::work::traffic::Traffic;
 
 /// The other program for a kind of device.
-pub fn tool_of(target: &Target) -> &'static str {
+pub fn tool_of(target: &Target) -> Option<&'static str> {
     match target {
-        Target::Disk(_) => fio::NAME,
-        Target::Port(_) => iperf3::NAME,
+        Target::Disk(_) => Some(fio::NAME),
+        Target::Port(_) => Some(iperf3::NAME),
+        Target::Function => None,
     }
 }
 
@@ -24,7 +25,7 @@ pub fn work(task: &Task) -> Option<&Work> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::task::{DiskId, Engine, port_works};
+    use crate::work::task::{DiskId, Engine, FunctionId, port_works};
 
     #[test]
     fn one_work_of_each_device_is_checked() {
@@ -37,9 +38,10 @@ mod tests {
                 wwid: None,
                 sectors: 8,
             }),
+            function: FunctionId::default(),
             destroy: None,
         };
-        assert_eq!((tool_of(&task.target), work(&task)), ("fio", None));
+        assert_eq!((tool_of(&task.target), work(&task)), (Some("fio"), None));
         task.works
             .push(Work::new(4, 1, crate::work::task::Order::Random));
         assert_eq!(

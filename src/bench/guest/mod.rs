@@ -1,6 +1,8 @@
 //! This program as the guest's /init: it loads modules, waits for the disk or the port, does
 //! the work, and powers the guest off. Its messages are lines on the first serial port.
 
+mod edu;
+mod life;
 mod port;
 
 use std::ffi::CStr;
@@ -37,6 +39,17 @@ pub const RESTARTS: &str = "mini_vmm_bench.restarts=1";
 
 /// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
 pub const COUNT: &str = "mini_vmm_bench.count=";
+
+/// The kernel parameter of a guest that does no work: when its driver is ready, its function is
+/// reset, and the guest reboots.
+pub const LIFE: &str = "mini_vmm_bench.life=1";
+
+/// The kernel parameter of a traced pass: only the first kind of work is done, one operation at a
+/// time, for [`TRACED_MS`], so that the kernel's buffers hold all of its events.
+pub const FIRST_WORK: &str = "mini_vmm_bench.first_work=1";
+
+/// The time of the work of a traced pass.
+const TRACED_MS: u64 = 200;
 
 /// How long the guest waits for its disk, or for its port and that port's carrier.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -82,6 +95,7 @@ fn tell(message: &Message) {
 }
 
 fn run() -> Result<()> {
+    tell(&Message::Init);
     for (kind, at) in [
         (c"proc", "/proc"),
         (c"sysfs", "/sys"),
@@ -94,20 +108,40 @@ fn run() -> Result<()> {
     // The kernel's messages would come between the letters of this program's lines.
     let _ = fs::write("/proc/sys/kernel/printk", "1");
     let task = fs::read(Path::new("/").join(initramfs::TASK)).context("there is no task")?;
-    let task: Task =
+    let mut task: Task =
         serde_json::from_slice(&task).map_err(|e| Error::new(format!("the task: {e}")))?;
+    if has(FIRST_WORK) {
+        task.works.truncate(1);
+        (task.warm_up_ms, task.measure_ms) = (0, TRACED_MS);
+    }
     load_modules()?;
+    let mut function = PathBuf::new();
     let opened = match &task.target {
         Target::Disk(id) => Opened::Disk(open_disk(&task, id)?),
         Target::Port(id) => {
             port::set_up(id, PATIENCE)?;
             Opened::Peer(id.peer)
         }
+        Target::Function => {
+            function = life::wait(&task.function, PATIENCE)?;
+            Opened::Function
+        }
     };
     tell(&Message::Ready {
         kernel: text("/proc/sys/kernel/osrelease"),
         uptime_ms: uptime_ms(),
     });
+    if has(FIRST_WORK) && edu::is(&task.function) {
+        edu::raise(&function)?;
+    }
+    if has(LIFE) {
+        // The driver leaves a disk only when nobody has it open.
+        drop(opened);
+        let never = AtomicBool::new(false);
+        return life::end(&task.function, !has(ANY_DISK), &never, &mut |message| {
+            tell(message);
+        });
+    }
     let seed = parameter(SEED).ok_or_else(|| Error::new("the guest has no seed"))?;
     let mut tell = |message| tell(&message);
     match parameter(COUNT) {

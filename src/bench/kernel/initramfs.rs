@@ -137,7 +137,7 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::task::{DiskId, Engine, Target};
+    use crate::work::task::{DiskId, Engine, FunctionId, Target};
 
     #[test]
     fn the_archive_has_the_layout_of_newc() {
@@ -150,6 +150,7 @@ mod tests {
                 wwid: None,
                 sectors: 3,
             }),
+            function: FunctionId::default(),
             destroy: None,
         };
         let dir = std::env::temp_dir().join(format!("bench-initramfs-{}", std::process::id()));

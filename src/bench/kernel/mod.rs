@@ -7,9 +7,11 @@
 //! | `firmware` | the firmware files that the modules ask for |
 //! | `unpack` | compressed modules and firmware |
 //! | `initramfs` | the archive that the guest boots from |
+//! | `tiny` | a guest of a few bytes |
 
 pub mod firmware;
 pub mod image;
 pub mod initramfs;
 pub mod modules;
+pub mod tiny;
 pub mod unpack;

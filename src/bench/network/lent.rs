@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
     use crate::network::service::Service;
-    use crate::work::task::{Engine, PortId, Target, Task, port_works};
+    use crate::work::task::{Engine, FunctionId, PortId, Target, Task, port_works};
     use crate::work::trial::{self, Opened};
 
     const FIRST: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 1), 30);
@@ -147,6 +147,7 @@ mod tests {
                 prefix: FIRST.1,
                 peer: service.address,
             }),
+            function: FunctionId::default(),
             destroy: None,
         };
         let never = AtomicBool::new(false);

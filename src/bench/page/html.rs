@@ -1,12 +1,13 @@
 //! The page.
 
 use crate::context::fact::Verdict;
-use crate::page::anchors::{SOURCE, STARTS};
 use crate::page::escape::escape;
 use crate::page::rows::{self, Row};
 use crate::page::tails;
 use crate::report::add::add;
+use crate::report::anchors::{SOURCE, STARTS};
 use crate::report::comparison::Comparison;
+use crate::report::measured;
 use crate::report::results::Results;
 use crate::report::tables::{self, Table};
 use crate::report::words;
@@ -53,6 +54,7 @@ pub fn text(results: &Results) -> String {
     for work in &results.works {
         one_work(&mut page, results, work);
     }
+    moments(&mut page, results);
     mechanisms(&mut page, results);
     ratios(&mut page, results);
     if !results.counts.is_empty() {
@@ -60,6 +62,10 @@ pub fn text(results: &Results) -> String {
         table(&mut page, &tables::costs(results));
         head(&mut page, "Exits and interrupts by kind", words::KINDS);
         table(&mut page, &tables::kinds(results));
+    }
+    if !results.interrupts.is_empty() {
+        head(&mut page, words::INTERRUPTS_HEAD, words::INTERRUPTS);
+        table(&mut page, &tables::interrupts(results));
     }
     starts(&mut page, results);
     head(&mut page, "The machine", "");
@@ -127,6 +133,33 @@ fn measured(name: &str, values: &[f64], in_words: &dyn Fn(f64) -> String) -> Row
     }
 }
 
+/// A plot of each moment, and their table.
+fn moments(page: &mut String, results: &Results) {
+    let mut all = measured::moments(results).peekable();
+    if all.peek().is_none() {
+        return;
+    }
+    head(page, words::MOMENTS_HEAD, words::MOMENTS);
+    for moment in all {
+        let subjects = results.subjects.iter().enumerate();
+        let rows: Vec<Row> = subjects
+            .map(|(index, subject)| (subject, results.values(index, moment.name())))
+            .filter(|(_, values)| !values.is_empty())
+            .map(|(subject, values)| {
+                let values: Vec<f64> = values.iter().map(|us| us / 1000.0).collect();
+                let in_words = |ms: f64| measured::milliseconds(ms * 1000.0);
+                measured(&subject.name, &values, &in_words)
+            })
+            .collect();
+        page.push_str(&rows::plot(
+            &format!("{}, ms", moment.in_words()),
+            &rows,
+            None,
+        ));
+    }
+    table(page, &tables::moments(results));
+}
+
 /// The waterfall: mini-vmm as it is, and what changes when one mechanism is changed.
 fn mechanisms(page: &mut String, results: &Results) {
     let changed = |index: &usize| {
@@ -166,15 +199,15 @@ fn mechanisms(page: &mut String, results: &Results) {
 
 fn ratios(page: &mut String, results: &Results) {
     head(page, "Comparisons", words::COMPARISONS);
-    for work in &results.works {
+    for work in measured::all(results) {
         let of_work = results
             .comparisons
             .iter()
-            .filter(|row| row.work == work.name);
+            .filter(|row| row.work == work.name());
         let rows: Vec<Row> = of_work
             .map(|row| ratio(tables::compared(results, row), row))
             .collect();
-        let title = format!("{}: ratio of the {}", work.in_words(), quantity::name(work));
+        let title = format!("{}: ratio of the {}", work.in_words(), work.quantity());
         page.push_str(&rows::plot(&title, &rows, Some(1.0)));
     }
     table(page, &tables::comparisons(results));
@@ -231,6 +264,8 @@ fn starts(page: &mut String, results: &Results) {
             escape(SOURCE)
         ),
     );
+    add(page, format_args!("<h3>{}</h3>\n", words::ANCHORS_HEAD));
+    table(page, &tables::anchors(results));
 }
 
 fn in_seconds(seconds: f64) -> String {

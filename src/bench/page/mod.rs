@@ -9,7 +9,6 @@
 //! | `anchors` | published figures |
 //! | `escape` | text in HTML |
 
-mod anchors;
 mod axis;
 mod escape;
 pub mod html;

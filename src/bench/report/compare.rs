@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::report::add::add_line;
 use crate::report::comparisons::in_words;
 use crate::report::escape::escape;
+use crate::report::measured::{self, Measured};
 use crate::report::results::Results;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
-use crate::work::quantity;
 
 /// The comparison as Markdown: the second run's values by the first one's.
 ///
@@ -29,24 +29,27 @@ pub fn text(a: &Results, b: &Results) -> Result<String> {
     let common: Vec<&str> = names(a)
         .filter(|name| names(b).any(|n| n == *name))
         .collect();
-    let missed = corrected(MISSED, common.len() * a.works.len());
-    for work in &a.works {
+    let measured: Vec<Measured<'_>> = measured::all(a).collect();
+    let missed = corrected(MISSED, common.len() * measured.len());
+    for work in measured {
         for name in &common {
             let values = |results: &Results| {
                 let index = names(results).position(|n| n == *name);
-                index.map_or_else(Vec::new, |index| results.values(index, &work.name))
+                index.map_or_else(Vec::new, |index| results.values(index, work.name()))
             };
             let (before, after) = (values(a), values(b));
+            if before.is_empty() && after.is_empty() {
+                continue;
+            }
             let ratio = Ratio::of_two_runs(&before, &after, missed);
-            let middle =
-                |values: &[f64]| quantity::in_words(work, crate::stats::summary::median(values));
+            let middle = |values: &[f64]| work.value(crate::stats::summary::median(values));
             add_line(
                 &mut text,
                 format_args!(
                     "| {} | {} | {} | {} | {} | {} | {} | {} |",
                     work.in_words(),
                     escape(name),
-                    quantity::name(work),
+                    work.quantity(),
                     middle(&before),
                     middle(&after),
                     ratio.map_or_else(|| "-".into(), |r| format!("{:.4}", r.ratio)),
@@ -75,7 +78,12 @@ fn check(a: &Results, b: &Results) -> Result<()> {
             "the two runs did other work, so nothing can be compared",
         ));
     }
-    if a.machine.name != b.machine.name || a.device.serial != b.device.serial {
+    let device = |results: &Results| match &results.device.serial {
+        Some(serial) => serial.clone(),
+        // A disk without a number, and what is neither disk nor port.
+        None => results.device.address.clone(),
+    };
+    if a.machine.name != b.machine.name || device(a) != device(b) {
         return Err(
             Error::new("the two runs measured other devices, so nothing can be compared")
                 .with_hint("mini-vmm-bench merge FILE… shows several machines, a line each"),

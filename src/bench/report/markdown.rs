@@ -2,6 +2,7 @@
 
 use crate::report::add::{add, add_line};
 use crate::report::escape::{code, escape};
+use crate::report::measured;
 use crate::report::results::Results;
 use crate::report::tables::{self, Table};
 use crate::report::words;
@@ -24,6 +25,10 @@ pub fn text(results: &Results) -> String {
             &tables::values(results, work),
         );
     }
+    if measured::moments(results).next().is_some() {
+        let table = tables::moments(results);
+        section(&mut text, words::MOMENTS_HEAD, words::MOMENTS, &table);
+    }
     if !results.counts.is_empty() {
         let table = tables::costs(results);
         section(&mut text, "What an operation costs", words::COSTS, &table);
@@ -35,6 +40,12 @@ pub fn text(results: &Results) -> String {
             &table,
         );
     }
+    if !results.interrupts.is_empty() {
+        let table = tables::interrupts(results);
+        section(&mut text, words::INTERRUPTS_HEAD, words::INTERRUPTS, &table);
+    }
+    let table = tables::anchors(results);
+    section(&mut text, words::ANCHORS_HEAD, words::ANCHORS, &table);
     section(&mut text, "The machine", "", &tables::context(results));
     let table = tables::comparisons(results);
     section(&mut text, "Comparisons", words::COMPARISONS, &table);

@@ -12,10 +12,12 @@ use crate::session::plan::Plan;
 use crate::session::rounds::{Ended, Rounds};
 use crate::stats::latency::Latencies;
 use crate::stats::stopping::Reason;
+use crate::subjects::chains::Interrupts;
 use crate::subjects::counts::Count;
 use crate::subjects::list::{Kind, Subject};
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
+use crate::work::moment::Moment;
 use crate::work::quantity;
 use crate::work::task::{Engine, Work};
 
@@ -48,6 +50,9 @@ pub struct Results {
     pub rounds: Vec<Vec<Trial>>,
     /// What the reads cost the guests, in a pass of its own.
     pub counts: Vec<Count>,
+    /// The interrupts of the guests that have the device, in traced passes of their own.
+    #[serde(default)]
+    pub interrupts: Vec<Interrupts>,
     /// What another program says of the host's work.
     #[serde(default)]
     pub checks: Vec<CrossCheck>,
@@ -124,11 +129,12 @@ impl Results {
             },
             device: Device {
                 address: plan.device.address.clone(),
-                driver: plan.device.driver.clone(),
+                driver: plan.device.driver_in_words().to_owned(),
                 model: disk.and_then(|disk| disk.model.clone()),
                 serial: match &plan.device.unit {
                     Unit::Disk(disk) => disk.serial.clone(),
                     Unit::Port(port) => Some(port.mac.clone()),
+                    Unit::Function => None,
                 },
                 bytes: disk.map_or(0, |disk| disk.id.sectors * 512),
             },
@@ -151,6 +157,7 @@ impl Results {
             },
             rounds: rounds.rounds,
             counts: rounds.counts,
+            interrupts: rounds.interrupts,
             checks: rounds.checks,
             context,
             comparisons: Vec::new(),
@@ -160,12 +167,15 @@ impl Results {
 
 /// What is in the results.
 impl Results {
-    /// The values of a subject in all rounds.
+    /// The values of a subject in all rounds, by the name of a kind of work or of a moment.
     pub fn values(&self, subject: usize, work: &str) -> Vec<f64> {
+        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
+        if let Some(moment) = Moment::named(work) {
+            return turns.filter_map(|trial| trial.moments.of(moment)).collect();
+        }
         let Some(kind) = self.works.iter().find(|kind| kind.name == work) else {
             return Vec::new();
         };
-        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
         turns
             .filter_map(|trial| trial.samples.iter().find(|sample| sample.work == work))
             .map(|sample| quantity::value(kind, sample))

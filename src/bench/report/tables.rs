@@ -3,11 +3,14 @@
 use std::cmp::Reverse;
 
 use crate::context::fact::{Fact, Verdict};
+use crate::report::anchors::{OTHERS, STARTS, STARTS_AT};
 use crate::report::comparison::Comparison;
+use crate::report::measured;
 use crate::report::results::Results;
 use crate::stats::latency::PERCENTILES;
 use crate::stats::summary::Summary;
 use crate::subjects::counts::Costs;
+use crate::work::moment::Moment;
 use crate::work::quantity;
 use crate::work::task::{IDLE, Work};
 
@@ -67,6 +70,96 @@ pub fn values(results: &Results, work: &Work) -> Table {
     table
 }
 
+/// Starts, resets and reboots: the median of the rounds with their quartiles.
+pub fn moments(results: &Results) -> Table {
+    let mut table = Table::new(&["subject"]);
+    let measured: Vec<Moment> = measured::moments(results).collect();
+    let heads = measured.iter().map(|moment| moment.in_words().to_owned());
+    table.heads.extend(heads);
+    for (index, subject) in results.subjects.iter().enumerate() {
+        let each = measured.iter().map(|moment| {
+            let summary = Summary::of(&results.values(index, moment.name()));
+            summary.map_or_else(
+                || "-".into(),
+                |s| {
+                    format!(
+                        "{} ({}–{})",
+                        measured::milliseconds(s.median),
+                        quantity::digits(s.first / 1000.0),
+                        quantity::digits(s.third / 1000.0)
+                    )
+                },
+            )
+        });
+        let row = std::iter::once(subject.name.clone()).chain(each);
+        table.rows.push(row.collect());
+    }
+    table
+}
+
+/// The way of the device's interrupts through the host's kernel.
+pub fn interrupts(results: &Results) -> Table {
+    let mut table = Table::new(&[
+        "subject",
+        "interrupts",
+        "to KVM's message",
+        "to the injection",
+    ]);
+    let heads = PERCENTILES
+        .iter()
+        .map(|percentile| format!("p{percentile}"));
+    table.heads.extend(heads);
+    let us = |us: Option<f64>| us.map_or_else(|| "-".into(), |us| microseconds(us * 1000.0));
+    for of in &results.interrupts {
+        let times = of.times();
+        let mut row = vec![
+            name(results, of.subject),
+            of.handled.to_string(),
+            us(of.message_us),
+            us(of.injected_us),
+        ];
+        row.extend(PERCENTILES.iter().map(|percentile| {
+            let time = times.percentile(*percentile);
+            time.map_or_else(|| "-".into(), |time| microseconds(time as f64))
+        }));
+        table.rows.push(row);
+    }
+    table
+}
+
+/// Published figures, beside this run's start of its first guest.
+pub fn anchors(results: &Results) -> Table {
+    let mut table = Table::new(&["what", "figure", "machine", "source"]);
+    let own = Summary::of(&results.values(1, Moment::Ready.name()));
+    if let (Some(own), Some(subject)) = (own, results.subjects.get(1)) {
+        table.rows.push(vec![
+            format!(
+                "THIS RUN: start of {} to the driver's being ready, {} of memory",
+                subject.name, results.method.memory
+            ),
+            format!("{} s", quantity::digits(own.median / 1e6)),
+            results.machine.processor.clone(),
+            "this run".into(),
+        ]);
+    }
+    for start in &STARTS {
+        table.rows.push(vec![
+            format!(
+                "QEMU's start until {} GiB in pages of 4 KiB are pinned, without a guest's boot",
+                start.gib
+            ),
+            format!("{} s", start.seconds),
+            "two Broadwell processors, bound to one".into(),
+            STARTS_AT.into(),
+        ]);
+    }
+    for anchor in &OTHERS {
+        let cells = [anchor.what, anchor.figure, anchor.machine, anchor.source];
+        table.rows.push(cells.map(str::to_owned).into());
+    }
+    table
+}
+
 /// Exits, wake-ups and CPU time for each read, less those of the window without reads.
 pub fn costs(results: &Results) -> Table {
     let mut table = Table::new(&[
@@ -78,6 +171,8 @@ pub fn costs(results: &Results) -> Table {
         "wake-ups",
         "vCPU",
         "the VMM's other threads",
+        "cycles in the guest",
+        "cycles in the host",
     ]);
     let idle = |subject: usize| {
         let mut counts = results.counts.iter();
@@ -96,6 +191,10 @@ pub fn costs(results: &Results) -> Table {
                 Some((all, idle)) => format!("{:.3}", of_one(all, idle)),
                 None => "-".into(),
             };
+            let cycles = |all: Option<u64>, idle: Option<u64>| match all {
+                Some(all) => format!("{:.0}", of_one(all, idle.unwrap_or(0))),
+                None => "-".into(),
+            };
             let time = |all: u64, idle: u64| microseconds(of_one(all, idle));
             let threads = costs.threads.iter().map(|(name, all)| {
                 let idle = idle.threads.get(name).copied().unwrap_or(0);
@@ -110,6 +209,8 @@ pub fn costs(results: &Results) -> Table {
                 each(costs.wakeups, idle.wakeups),
                 time(costs.vcpu_ns, idle.vcpu_ns),
                 time(costs.vmm_ns, idle.vmm_ns) + &largest(threads.collect()),
+                cycles(costs.guest_cycles, idle.guest_cycles),
+                cycles(costs.host_cycles, idle.host_cycles),
             ]);
         }
     }
@@ -217,8 +318,9 @@ pub fn compared(results: &Results, row: &Comparison) -> String {
 
 /// The work of a comparison.
 pub fn work_in_words(results: &Results, row: &Comparison) -> String {
-    let work = results.works.iter().find(|work| work.name == row.work);
-    work.map_or_else(|| row.work.clone(), Work::in_words)
+    let mut all = measured::all(results);
+    let measured = all.find(|measured| measured.name() == row.work);
+    measured.map_or_else(|| row.work.clone(), |measured| measured.in_words())
 }
 
 /// The interval of a comparison.

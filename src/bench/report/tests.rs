@@ -110,9 +110,20 @@ fn a_report_has_all_tables() {
         "| mini-vmm again to mini-vmm |",
         "## The machine",
         "INVALID",
-        "one at a time | mini-vmm | 1000 | 1.000 | 2.000 | 1.000 | 1.00 µs | \
-         0.200 µs (vhost 0.200 µs) |",
+        "| mini-vmm | 1000 | 1.000 | 2.000 | 1.000 | 1.00 µs | 0.200 µs (vhost 0.200 µs) | 3000 | \
+         1500 |",
         "sha256 abc",
+        "## Published figures",
+        "| THIS RUN: start of mini-vmm to the driver",
+        "| 4.27 s | two Broadwell processors, bound to one | Linux commit 4d83de6da265",
+        "| 8 min 57 s with 1 thread",
+        "| mini-vmm | 1000 | 1.50 µs | 4.50 µs | 4.00 µs | 5.00 µs | \\- |",
+        "No time of an interrupt of mini-vmm again: the device has sent no message",
+        "## Start, reset and reboot",
+        "| host | \\- | \\- | \\- | 101 ms (101–101) | \\- |",
+        "| mini-vmm | 3.50 ms (3.50–3.50) | 700 ms",
+        "No reset of mini-vmm again: the kernel knows no reset",
+        "| start to /init | mini-vmm again to mini-vmm | time | 1.0000 |",
         "fio-3.33 measured 81.50 for 4 KiB reads",
         "iperf3 did not check these figures: there is no iperf3 in PATH.",
     ] {
@@ -153,6 +164,12 @@ fn exits_of_both_passes_are_compared() {
         turns.for_each(|trial| trial.totals.clear());
     });
     assert!(unknown.contains("mount -t debugfs"), "{unknown}");
+    let no_pmu = notes(&|results| {
+        let counts = results.counts.iter_mut();
+        counts.for_each(|count| count.costs.guest_cycles = None);
+    });
+    assert!(no_pmu.contains("No PMU: "), "{no_pmu}");
+    assert!(!unknown.contains("No PMU: "), "{unknown}");
     let uncounted = notes(&|results| results.counts.clear());
     assert!(!uncounted.contains("pass that counts"), "{uncounted}");
 }
@@ -171,6 +188,35 @@ fn two_runs_of_one_device_are_compared() {
     let mut other = run("a", 1.0);
     other.works[0].depth = 2;
     assert!(compare::text(&before, &other).is_err());
+}
+
+/// A function that is neither disk nor port has no work, and its moments alone are compared.
+#[test]
+fn a_function_without_work_has_its_moments() {
+    let function = |factor: f64| {
+        let mut results = run("a", 1.0);
+        results.works.clear();
+        results.counts.clear();
+        (results.device.model, results.device.serial) = (None, None);
+        for trial in results.rounds.iter_mut().flatten() {
+            trial.samples.clear();
+            trial.moments.init_us = trial.moments.init_us.map(|us| us * factor);
+        }
+        results.comparisons = comparisons::of(&results);
+        results
+    };
+    let text = markdown::text(&function(1.0));
+    assert!(text.contains("PCI function, driver nvme"), "{text}");
+    // The host has its reset alone, and mini-vmm's second guest none.
+    let compared = text.matches(" | time | ").count();
+    assert_eq!(compared, 1 + 4, "{text}");
+    let text = compare::text(&function(1.0), &function(1.5)).unwrap();
+    let start = "| start to /init | mini-vmm | time | 700 ms | 1050 ms |";
+    assert!(text.contains(start), "{text}");
+    let mut other = function(1.0);
+    other.device.address = "0000:02:00.0".into();
+    assert!(compare::text(&function(1.0), &other).is_err());
+    assert!(html::text(&function(1.0)).contains("start to /init, ms"));
 }
 
 #[test]
@@ -264,6 +310,8 @@ fn the_page_is_whole_and_needs_nothing_else() {
         "INVALID, link",
         "What each mechanism buys",
         "<h2>Starts</h2>",
+        "<h2>Start, reset and reboot</h2>",
+        "reboot of the guest, ms",
         "published: QEMU, 16 GiB",
         "4d83de6da265",
         "&lt;script&gt;alert(1)&lt;/script&gt;",
@@ -285,7 +333,7 @@ fn a_device_writes_no_markdown() {
     assert!(!text.contains(['\u{1b}', '\r']), "{text}");
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let bars = line.replace("\\|", "").matches('|').count();
-        let columns = [5, 8, 9, 12];
+        let columns = [5, 7, 8, 10, 11, 12];
         assert!(columns.contains(&bars), "{bars}: {line}");
     }
     // Within code, nothing is HTML.
@@ -298,15 +346,15 @@ fn every_sample_is_a_line_of_values() {
     let results = hostile();
     let text = csv::text(&results);
     let lines: Vec<&str> = text.split_terminator("\r\n").collect();
-    // Six rounds of four subjects with two kinds of work, below the heads.
-    assert_eq!(lines.len(), 1 + 6 * 4 * 2);
+    // Six rounds of four subjects with two kinds of work and their moments, below the heads.
+    assert_eq!(lines.len(), 1 + 6 * (4 * 2 + 1 + 5 + 4 + 5));
     assert!(lines[0].ends_with("median_us,p50_us,p90_us,p99_us,p99.9_us,p99.99_us"));
     let columns = lines[0].matches(',').count();
     let plain: Vec<&&str> = lines
         .iter()
         .filter(|line| line.contains(",host,"))
         .collect();
-    assert_eq!(plain.len(), 6 * 2);
+    assert_eq!(plain.len(), 6 * 3);
     assert!(
         plain
             .iter()
@@ -323,7 +371,9 @@ fn every_sample_is_a_line_of_values() {
     let again = lines
         .iter()
         .filter(|line| line.contains(",mini-vmm again,mini-vmm,"));
-    assert_eq!(again.count(), 6 * 2);
+    assert_eq!(again.count(), 6 * (2 + 4));
+    let reset = ",mini-vmm,,11.500,900,function-reset,1,0.1020005,,102000.5,,,,,";
+    assert_eq!(text.matches(reset).count(), 6, "{text}");
 }
 
 #[test]

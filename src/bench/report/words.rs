@@ -22,14 +22,18 @@ pub fn method(results: &Results) -> Vec<String> {
         ..
     } = results;
     let cpus: Vec<_> = method.cpus.iter().map(usize::to_string).collect();
-    let (what, number) = match &method.other_end {
-        None => (device.model.as_deref().unwrap_or("disk"), "serial number"),
-        Some(_) => ("network port", "hardware address"),
-    };
     let serial = device.serial.as_deref().unwrap_or("unknown");
+    let what = match (&method.other_end, results.works.as_slice()) {
+        (Some(_), _) => format!("network port (hardware address {serial})"),
+        (None, []) => "PCI function".into(),
+        (None, _) => {
+            let model = device.model.as_deref().unwrap_or("disk");
+            format!("{model} (serial number {serial})")
+        }
+    };
     let mut lines = vec![
         format!(
-            "{what} ({number} {serial}), driver {}; {}, Linux {}; guest: Linux {}, {} of memory.",
+            "{what}, driver {}; {}, Linux {}; guest: Linux {}, {} of memory.",
             device.driver, machine.processor, machine.kernel, method.guest_kernel, method.memory
         ),
         format!(
@@ -37,6 +41,7 @@ pub fn method(results: &Results) -> Vec<String> {
             results.rounds.len(),
             results.subjects.len(),
             match method.other_end {
+                None if results.works.is_empty() => String::new(),
                 None => format!(", by {}", method.engine.in_words()),
                 Some(_) => String::new(),
             },
@@ -71,8 +76,35 @@ pub fn notes(results: &Results) -> Vec<String> {
             _ => {}
         }
     }
+    for of in &results.interrupts {
+        if let (Some(why), Some(subject)) = (&of.why, results.subjects.get(of.subject)) {
+            notes.push(format!(
+                "No time of an interrupt of {}: {why}.",
+                subject.name
+            ));
+        }
+    }
+    let mut counts = results.counts.iter();
+    if !results.counts.is_empty() && counts.all(|count| count.costs.guest_cycles.is_none()) {
+        notes.push(
+            "No PMU: this kernel offers no counter of the processor's cycles, so those of guest \
+             and host are not told apart."
+                .into(),
+        );
+    }
     notes.extend(agreement::notes(results));
     notes.extend(results.checks.iter().map(CrossCheck::in_words));
+    let mut reasons: Vec<String> = Vec::new();
+    for trial in results.rounds.iter().flatten() {
+        let subject = results.subjects.get(trial.subject);
+        if let (Some(why), Some(subject)) = (&trial.moments.no_reset, subject) {
+            let reason = format!("No reset of {}: {why}.", subject.name);
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+    }
+    notes.extend(reasons);
     let samples = results
         .rounds
         .iter()
@@ -96,6 +128,32 @@ pub fn notes(results: &Results) -> Vec<String> {
     }
     notes
 }
+
+/// The head of the table of starts.
+pub const MOMENTS_HEAD: &str = "Start, reset and reboot";
+
+/// What the table of starts has.
+pub const MOMENTS: &str = "The median of the rounds, with their quartiles. A start begins with the \
+    VMM's process; where another VMM gets the device, it begins before that, with mini-vmm host \
+    bind, which mini-vmm does as a part of its start. The first instruction is that of a guest of \
+    a few bytes. For a reset, no driver has the function, and the kernel of the guest (of the host \
+    in the host's row) makes it. A reboot goes from the guest's call to its next /init.";
+
+/// The head of the table of published figures.
+pub const ANCHORS_HEAD: &str = "Published figures";
+
+/// What the table of published figures has.
+pub const ANCHORS: &str = "Each was read in its source. They are of other machines: they show what \
+    a time grows with, not who is faster.";
+
+/// The head of the table of interrupts.
+pub const INTERRUPTS_HEAD: &str = "Interrupts in the host's kernel";
+
+/// What the table of interrupts has.
+pub const INTERRUPTS: &str = "From the moment at which VFIO's handler of the message runs: \
+    the medians until KVM gets the message and until KVM injects it into the guest, and \
+    percentiles of the latter. By the kernel's own events, in a pass of its own in which no time \
+    of any other table was taken; recording costs a little of each time.";
 
 /// What the table of costs has.
 pub const COSTS: &str = "Counted in a pass of its own, less what a window without reads costs. \

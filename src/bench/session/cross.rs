@@ -23,15 +23,17 @@ const GRACE: Duration = Duration::from_secs(30);
 /// # Errors
 /// The user has ended the measurement. What else fails is told in the check.
 pub fn check(plan: &Plan, other_end: Option<&OtherEnd>) -> Result<Vec<CrossCheck>> {
-    let Some(work) = which::work(&plan.task) else {
+    let (Some(work), Some(name)) = (which::work(&plan.task), which::tool_of(&plan.task.target))
+    else {
         return Ok(Vec::new());
     };
-    let name = which::tool_of(&plan.task.target);
     let outcome = match (&plan.checker, &plan.task.target, other_end) {
         (None, ..) => Err(Error::new(format!("there is no {name} in PATH"))),
         (Some(fio), Target::Disk(_), _) => by_fio(plan, fio, work),
         (Some(iperf3), Target::Port(id), Some(end)) => by_iperf3(plan, iperf3, work, id, end),
-        (Some(_), Target::Port(_), None) => Err(Error::new("the other end is another machine")),
+        (Some(_), Target::Port(_) | Target::Function, _) => {
+            Err(Error::new("the other end is another machine"))
+        }
     };
     if let Err(error) = &outcome
         && error.is_interrupted()

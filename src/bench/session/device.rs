@@ -22,8 +22,8 @@ pub struct Device {
     pub address: String,
     /// Its directory in sysfs.
     pub path: PathBuf,
-    /// The host's driver.
-    pub driver: String,
+    /// The host's driver, if there is one.
+    pub driver: Option<String>,
     /// What the kernel's modules know the device by.
     pub modalias: String,
     /// What is measured of it.
@@ -37,13 +37,15 @@ pub enum Unit {
     Disk(Disk),
     /// Its network port.
     Port(Port),
+    /// Nothing but its life: the function has neither.
+    Function,
 }
 
 impl Device {
     /// Finds the device and its disk or network port.
     ///
     /// # Errors
-    /// There is no such device, no driver of the host has it, or it has neither.
+    /// There is no such device, or it is a disk's or a port's and no driver of the host has it.
     pub fn find(address: &str) -> Result<Self> {
         let bdf = match parse_address(address) {
             Ok(HostName::Pci(bdf)) => bdf,
@@ -63,7 +65,9 @@ impl Device {
             );
         };
         let driver = match &device.driver {
-            Some(driver) if !device.is_vfio() => driver.clone(),
+            Some(driver) if !device.is_vfio() => Some(driver.clone()),
+            // No driver of the host may know it.
+            None if !is_disk_or_port(&device.path) => None,
             _ => {
                 return Err(Error::new(format!(
                     "the host's own driver does not have PCI device {bdf}, and nothing can be \
@@ -79,27 +83,26 @@ impl Device {
         let unit = match (disk, ports.as_slice()) {
             (Some(disk), _) => Ok(Unit::Disk(disk)),
             (None, [port]) => Ok(Unit::Port(port.clone())),
-            (None, []) => Err(hidden().next()),
+            (None, []) => match hidden().next() {
+                Some(path) => Err(path),
+                None => Ok(Unit::Function),
+            },
             (None, ports) => {
                 return Err(Error::new(format!(
-                    "PCI device {bdf} ({driver}) has {} network ports, which cannot be lent one \
+                    "PCI device {bdf} has {} network ports, which cannot be lent one \
                      by one; only a device with one can be measured",
                     ports.len()
                 )));
             }
         };
-        let unit = unit.map_err(|hidden| match hidden {
-            Some(path) => Error::new(format!(
-                "PCI device {bdf} ({driver}) is one of the paths of its disk ({path}, native NVMe \
+        let unit = unit.map_err(|path| {
+            Error::new(format!(
+                "PCI device {bdf} is one of the paths of its disk ({path}, native NVMe \
                  multipath), so the disk is not this device's alone"
             ))
             .with_hint(
                 "boot the host with nvme_core.multipath=N: each device has a disk of its own then",
-            ),
-            None => Error::new(format!(
-                "PCI device {bdf} ({driver}) has neither a disk nor a network port, so there is \
-                 nothing to measure so far"
-            )),
+            )
         })?;
         let modalias = std::fs::read_to_string(device.path.join("modalias"));
         Ok(Self {
@@ -111,18 +114,23 @@ impl Device {
         })
     }
 
+    /// The host's driver in words.
+    pub fn driver_in_words(&self) -> &str {
+        self.driver.as_deref().unwrap_or("no driver")
+    }
+
     /// Its disk, if it is one.
     pub fn disk(&self) -> Option<&Disk> {
         match &self.unit {
             Unit::Disk(disk) => Some(disk),
-            Unit::Port(_) => None,
+            Unit::Port(_) | Unit::Function => None,
         }
     }
 
     /// Its network port, if it is one.
     pub fn port(&self) -> Option<&Port> {
         match &self.unit {
-            Unit::Disk(_) => None,
+            Unit::Disk(_) | Unit::Function => None,
             Unit::Port(port) => Some(port),
         }
     }
@@ -172,5 +180,36 @@ impl Device {
             })),
             None => Ok(findings),
         }
+    }
+}
+
+/// Whether the class is that of a disk or of a network port (PCI Code and ID Assignment
+/// Specification, 1.2 and 1.3). Without the host's driver, such a device shows neither.
+fn is_disk_or_port(device: &Path) -> bool {
+    let class = std::fs::read_to_string(device.join("class")).unwrap_or_default();
+    ["0x01", "0x02"].iter().any(|base| class.starts_with(base))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_device_without_a_driver_is_known_by_its_class() {
+        let dir = std::env::temp_dir().join(format!("bench-class-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        assert!(!is_disk_or_port(&dir));
+        for (class, wanted) in [
+            ("0x010802\n", true),
+            ("0x020000\n", true),
+            ("0x00ff00\n", false),
+            ("0x0c0330\n", false),
+        ] {
+            fs::write(dir.join("class"), class).unwrap();
+            assert_eq!(is_disk_or_port(&dir), wanted, "{class}");
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -101,7 +101,8 @@ impl Link {
                 let name = device.port().map_or("?", |port| port.name.as_str());
                 format!(
                     "{} ({}): {name} of this machine",
-                    device.address, device.driver
+                    device.address,
+                    device.driver_in_words()
                 )
             }
             End::There => format!("{}, another machine", self.id.peer),

@@ -10,6 +10,8 @@
 //! | `cpus` | the CPUs that all subjects have |
 //! | `cross` | checks by other programs |
 //! | `plan` | what will be done, to which device, and for how long |
+//! | `shown` | the plan for people |
+//! | `traced` | the traced passes after the rounds |
 //! | `rounds` | the rounds |
 
 pub mod cpus;
@@ -21,4 +23,6 @@ pub mod other_end;
 pub mod plan;
 pub mod rounds;
 pub mod settings;
+mod shown;
+mod traced;
 pub mod ways;

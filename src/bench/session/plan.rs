@@ -1,6 +1,5 @@
 //! What will be done, to which device, and for how long.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,16 +15,19 @@ use crate::session::settings::Settings;
 use crate::session::{cpus, ways};
 use crate::stats::stopping::Stopping;
 use crate::subjects;
-use crate::subjects::list::{Kind, Subject, pairs, subjects};
+use crate::subjects::list::{Kind, Subject, subjects};
 use crate::subjects::peer::{Choice, Peer};
 use crate::subjects::program::Program;
-use crate::work::task::{Engine, PortId, Target, Task, port_works};
+use crate::work::task::{Engine, FunctionId, Target, Task, port_works};
 use crate::work::uring;
 use vmm::config::memory;
 
 /// An estimate of what a guest's turn takes besides its work: the drivers' changes, a reset of the
 /// device, the guest's start and end.
 const GUEST_TURN: Duration = Duration::from_secs(6);
+
+/// An estimate of what the starts of a guest that measure its life take.
+const LIFE: Duration = Duration::from_secs(8);
 
 /// The same for a turn of the host, with the disk's rest.
 const HOST_TURN: Duration = Duration::from_secs(3);
@@ -55,6 +57,8 @@ pub struct Plan {
     pub lists: PathBuf,
     /// The modules that the guest loads, in order.
     pub modules: Vec<PathBuf>,
+    /// Whether each turn also measures a first instruction, a reset and a reboot.
+    pub life: bool,
     /// The program that measures the host's work, too, if it is installed.
     pub checker: Option<Program>,
     /// When the run ends.
@@ -89,10 +93,7 @@ impl Plan {
         let release = release.release().to_string_lossy().into_owned();
         let of_peers = peers.iter().map(|(peer, _)| *peer);
         ways::check(Path::new("/"), &device, of_peers, &release)?;
-        let link = match &device.unit {
-            Unit::Disk(_) => None,
-            Unit::Port(port) => Some(Link::find(&device, &port.mac, settings)?),
-        };
+        let link = link(&device, settings)?;
         let destroy = settings.destroy.as_deref();
         let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
         let destroy = destroy.transpose()?;
@@ -101,31 +102,12 @@ impl Plan {
             None => Image::of_host(Path::new("/"), &release)?,
         };
         let lists = Path::new("/lib/modules").join(&kernel.release);
-        let (warm_up, measure) = settings.times();
-        let engine = settings.engine.unwrap_or(match uring::is_there() {
-            true => Engine::IoUring,
-            false => Engine::Threads,
-        });
         let cpus = choose_cpus(settings, &device, link.as_ref())?;
+        let serial = destroy.as_ref().map(|destroy| destroy.serial.clone());
+        let task = task(settings, (&device, link.as_ref()), cpus.len(), serial)?;
         let plan = Self {
             subjects: subjects(&programs, &settings.changes, &peers),
-            task: Task {
-                works: match &link {
-                    None => settings.works(cpus.len()),
-                    Some(_) => port_works(),
-                },
-                warm_up_ms: milliseconds(warm_up),
-                measure_ms: milliseconds(measure),
-                engine,
-                target: match (&device.unit, &link) {
-                    (_, Some(link)) => Target::Port(link.id.clone()),
-                    (Unit::Disk(disk), None) => Target::Disk(disk.id.clone()),
-                    (Unit::Port(_), None) => {
-                        return Err(Error::new("the network port has no link"));
-                    }
-                },
-                destroy: destroy.as_ref().map(|destroy| destroy.serial.clone()),
-            },
+            task,
             destroy,
             cpus,
             link,
@@ -138,48 +120,31 @@ impl Plan {
             release,
             device,
             checker: None,
+            life: false,
         };
-        let checker = Program::in_path(which::tool_of(&plan.task.target), "--version").ok();
-        Ok(Self { checker, ..plan })
-    }
-
-    fn subject_in_words(&self, subject: &Subject) -> String {
-        match &subject.kind {
-            _ if subject.repeats.is_some() => {
-                "the same once more: what differs between the two is noise".into()
-            }
-            Kind::Host => format!(
-                "the driver {} of Linux {}",
-                self.device.driver, self.release
-            ),
-            Kind::MiniVmm {
-                change: Some(change),
-                ..
-            } => format!("the same with {}", change.option()),
-            Kind::Peer {
-                program, differs, ..
-            } => format!(
-                "a guest of {} ({}); not equal: {differs}",
-                program.path.display(),
-                program.version
-            ),
-            Kind::MiniVmm { program, .. } => format!(
-                "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
-                 turn, and given back",
-                program.path.display(),
-                program.version,
-                &program.sha256[..12.min(program.sha256.len())]
-            ),
-        }
+        let tool = which::tool_of(&plan.task.target);
+        let checker = tool.and_then(|tool| Program::in_path(tool, "--version").ok());
+        // A short run of a disk or port has time for its work alone.
+        let life = plan.task.target == Target::Function || !settings.quick;
+        Ok(Self {
+            checker,
+            life,
+            ..plan
+        })
     }
 
     /// An estimate of a round's time.
     pub fn round(&self) -> Duration {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         let work = each * u32::try_from(self.task.works.len()).unwrap_or(u32::MAX);
+        let life = if self.life { LIFE } else { Duration::ZERO };
+        let guest = match self.task.works.is_empty() {
+            true => life,
+            false => work + GUEST_TURN + life,
+        };
         let trial = |subject: &Subject| match subject.kind {
             Kind::Host => work + HOST_TURN,
-            Kind::MiniVmm { .. } | Kind::Peer { .. } => work + GUEST_TURN,
+            Kind::MiniVmm { .. } | Kind::Peer { .. } => guest,
         };
         self.subjects.iter().map(trial).sum()
     }
@@ -191,7 +156,10 @@ impl Plan {
     }
 
     /// An estimate of the time of the pass that counts.
-    fn counting(&self) -> Duration {
+    pub(super) fn counting(&self) -> Duration {
+        if self.task.works.is_empty() {
+            return Duration::ZERO;
+        }
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         let windows = u32::try_from(self.task.works.len() + 1).unwrap_or(u32::MAX);
         let guests = self.subjects.iter().filter(|subject| {
@@ -207,18 +175,58 @@ impl Plan {
     }
 
     /// An estimate of the time of the check by another program.
-    fn checking(&self) -> Duration {
+    pub(super) fn checking(&self) -> Duration {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         match self.checker {
             Some(_) => (each + HOST_TURN) * 4,
             None => Duration::ZERO,
         }
     }
+}
 
-    /// The number of comparisons, for which their intervals are corrected.
-    pub fn comparisons(&self) -> usize {
-        pairs(&self.subjects).len() * self.task.works.len()
+/// The link of a network port.
+fn link(device: &Device, settings: &Settings) -> Result<Option<Link>> {
+    match &device.unit {
+        Unit::Disk(_) | Unit::Function => Ok(None),
+        Unit::Port(port) => Link::find(device, &port.mac, settings).map(Some),
     }
+}
+
+/// What is done in each turn, with so many CPUs.
+fn task(
+    settings: &Settings,
+    (device, link): (&Device, Option<&Link>),
+    cpus: usize,
+    serial: Option<String>,
+) -> Result<Task> {
+    let (warm_up, measure) = settings.times();
+    let engine = settings.engine.unwrap_or(match uring::is_there() {
+        true => Engine::IoUring,
+        false => Engine::Threads,
+    });
+    Ok(Task {
+        works: match &device.unit {
+            Unit::Disk(_) => settings.works(cpus),
+            Unit::Port(_) => port_works(),
+            Unit::Function => Vec::new(),
+        },
+        warm_up_ms: milliseconds(warm_up),
+        measure_ms: milliseconds(measure),
+        engine,
+        target: match (&device.unit, link) {
+            (_, Some(link)) => Target::Port(link.id.clone()),
+            (Unit::Disk(disk), None) => Target::Disk(disk.id.clone()),
+            (Unit::Function, None) => Target::Function,
+            (Unit::Port(_), None) => {
+                return Err(Error::new("the network port has no link"));
+            }
+        },
+        function: FunctionId {
+            modalias: device.modalias.clone(),
+            driver: device.driver.is_some(),
+        },
+        destroy: serial,
+    })
 }
 
 /// Refuses further words of the guest's command line that are this program's own: such a word could
@@ -282,137 +290,6 @@ fn choose_cpus(settings: &Settings, device: &Device, link: Option<&Link>) -> Res
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The device for people.
-impl Plan {
-    fn fmt_device(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Device {
-            address, driver, ..
-        } = &self.device;
-        write!(f, "device    {address} ({driver}): ")?;
-        match (&self.device.unit, &self.link) {
-            (Unit::Disk(disk), _) => {
-                let known = |text: &Option<String>| text.clone().unwrap_or("unknown".into());
-                writeln!(
-                    f,
-                    "/dev/{}, {}, serial number {}, {:.1} GB",
-                    disk.name,
-                    known(&disk.model),
-                    known(&disk.serial),
-                    disk.id.sectors as f64 * 512.0 / 1e9
-                )
-            }
-            (Unit::Port(port), link) => {
-                writeln!(f, "the network port {}, {}", port.name, port.mac)?;
-                let Some(link) = link else { return Ok(()) };
-                let PortId {
-                    address, prefix, ..
-                } = &link.id;
-                writeln!(
-                    f,
-                    "          gets the address {address}/{prefix}; in turns in which the host's \
-                     driver has it, it is lent to a network of its own, and goes back"
-                )?;
-                writeln!(f, "other end {}", link.end_in_words())?;
-                let (peer, prefix) = link.peer();
-                match link.end {
-                    End::There => Ok(()),
-                    End::Here(_) => writeln!(
-                        f,
-                        "          gets the address {peer}/{prefix}; for the run it is lent to a \
-                         network of its own, and goes back"
-                    ),
-                }
-            }
-        }
-    }
-}
-
-/// The plan for people.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fmt_device(f)?;
-        match &self.destroy {
-            _ if self.link.is_some() => {}
-            None => writeln!(
-                f,
-                "          opened for reads alone, and exclusively; nothing is written to it"
-            )?,
-            Some(destroy) => {
-                writeln!(
-                    f,
-                    "          WRITTEN TO, as --destroy says: its data is lost"
-                )?;
-                for signature in &destroy.found {
-                    writeln!(f, "          ERASED, as --wipe says: {signature}")?;
-                }
-            }
-        }
-        for subject in &self.subjects {
-            let what = self.subject_in_words(subject);
-            writeln!(f, "subject   {}: {what}", subject.name)?;
-        }
-        let names: Vec<String> = self.modules.iter().map(|m| module_name(m)).collect();
-        let modules = match names.as_slice() {
-            [] => "no modules".into(),
-            names => format!("the modules {}", names.join(", ")),
-        };
-        writeln!(
-            f,
-            "guest     {} ({}), {modules}; {} of memory",
-            self.kernel.path.display(),
-            self.kernel.release,
-            self.memory
-        )?;
-        let cpus: Vec<_> = self.cpus.iter().map(usize::to_string).collect();
-        writeln!(
-            f,
-            "CPUs      {}: for the host's work, and for the VMM with its guest, alike",
-            cpus.join(", ")
-        )?;
-        writeln!(
-            f,
-            "rest      before the host's turn, as long as mini-vmm's last guest needed to start"
-        )?;
-        for work in &self.task.works {
-            writeln!(
-                f,
-                "work      {}: {:.1} s after {:.1} s of warm-up{}",
-                work.in_words(),
-                self.task.measure_ms as f64 / 1000.0,
-                self.task.warm_up_ms as f64 / 1000.0,
-                match work.traffic {
-                    None => format!(", by {}", self.task.engine.in_words()),
-                    Some(_) => String::new(),
-                }
-            )?;
-        }
-        if let (Some(program), Some(work)) = (&self.checker, which::work(&self.task)) {
-            writeln!(
-                f,
-                "check     {} does \"{}\" by the host's driver, too: twice, beside two more turns",
-                program.version,
-                work.in_words()
-            )?;
-        }
-        let seconds = (self.at_most() + self.counting() + self.checking()).as_secs();
-        writeln!(
-            f,
-            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to \
-             count exits",
-            seconds / 60,
-            seconds % 60,
-            self.round().as_secs(),
-            self.stopping.most,
-            self.counting().as_secs()
-        )
-    }
-}
-
-fn module_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split(".ko").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -8,20 +8,24 @@ use std::time::{Duration, Instant};
 use crate::cross::check::CrossCheck;
 use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs::{self, Modules};
+use crate::kernel::tiny;
 use crate::say;
 use crate::session::other_end::OtherEnd;
 use crate::session::plan::Plan;
-use crate::session::{cpus, cross};
+use crate::session::{cpus, cross, traced};
 use crate::stats::order::turns;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
 use crate::stats::stopping::Reason;
+use crate::subjects::chains::Interrupts;
 use crate::subjects::counts::Count;
 use crate::subjects::host;
+use crate::subjects::life;
 use crate::subjects::list::{Kind, Subject, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::other::OtherVmm;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
+use crate::work::moment::Moment;
 use crate::work::quantity;
 
 /// How long the disk rests before the host's turn as long as no guest has started.
@@ -34,6 +38,8 @@ pub struct Rounds {
     pub rounds: Vec<Vec<Trial>>,
     /// What the reads cost the guests.
     pub counts: Vec<Count>,
+    /// The interrupts of the guests that have the device, in traced passes.
+    pub interrupts: Vec<Interrupts>,
     /// What another program says of the host's work.
     pub checks: Vec<CrossCheck>,
     /// Why the run ended.
@@ -90,6 +96,8 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     let guest = Guest {
         kernel: plan.kernel.path.clone(),
         initramfs: in_memory(&archive)?,
+        tiny: in_memory(&tiny::image())?,
+        life: plan.life,
         cmdline: plan.cmdline.clone(),
         memory: plan.memory.clone(),
         cpus: plan.cpus.clone(),
@@ -111,6 +119,7 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
                 let made = Rounds {
                     rounds,
                     counts: Vec::new(),
+                    interrupts: Vec::new(),
                     checks: Vec::new(),
                     ended: Ended::Early(error.to_string()),
                 };
@@ -120,9 +129,14 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
         let ratios = ratios(plan, &rounds);
         if let Some(reason) = plan.stopping.ends(rounds.len(), started.elapsed(), &ratios) {
             let (counts, error) = count(plan, &guest);
+            let (interrupts, error) = match error {
+                None => trace(plan, &guest),
+                error => (Vec::new(), error),
+            };
             let made = Rounds {
                 rounds,
                 counts,
+                interrupts,
                 checks: Vec::new(),
                 ended: Ended::Rule(reason),
             };
@@ -135,6 +149,9 @@ fn run_with(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
 /// a run without it.
 fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
     let mut counts = Vec::new();
+    if plan.task.works.is_empty() {
+        return (counts, None);
+    }
     let once = |(_, subject): &(usize, &Subject)| subject.repeats.is_none();
     for (index, subject) in plan.subjects.iter().enumerate().filter(once) {
         let tell = || show(&format!("counting exits, {}", subject.name));
@@ -158,22 +175,47 @@ fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
     (counts, back.err())
 }
 
-/// The ratio of each comparison after some rounds, whose intervals are corrected for their number.
-fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
-    let missed = corrected(MISSED, plan.comparisons());
-    let mut ratios = Vec::new();
-    for (base, other) in pairs(&plan.subjects) {
-        for index in 0..plan.task.works.len() {
-            let values = |subject: usize| -> Vec<f64> {
-                let samples = rounds.iter().map(|turns| &turns[subject].samples[index]);
-                samples
-                    .map(|s| quantity::value(&plan.task.works[index], s))
-                    .collect()
-            };
-            ratios.push(Ratio::of(&values(base), &values(other), missed));
+/// Records the way of the device's interrupts, after all that is timed.
+fn trace(plan: &Plan, guest: &Guest) -> (Vec<Interrupts>, Option<Error>) {
+    let mut all = Vec::new();
+    for (index, subject) in traced::subjects(plan) {
+        show(&format!("tracing interrupts, {}", subject.name));
+        let vmm = || peer_turn(plan, &subject.kind);
+        match traced::interrupts((plan, guest), (index, subject), vmm) {
+            Ok(interrupts) => all.push(interrupts),
+            Err(error) => return (all, Some(error)),
         }
     }
-    ratios
+    (all, host::wait(&plan.device.path, &plan.task).err())
+}
+
+/// The ratio of each comparison after some rounds, whose intervals are corrected for their number.
+fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
+    let mut compared = Vec::new();
+    for (base, other) in pairs(&plan.subjects) {
+        for (index, work) in plan.task.works.iter().enumerate() {
+            let values = [base, other].map(|subject| -> Vec<f64> {
+                let samples = rounds.iter().map(|turns| &turns[subject].samples[index]);
+                samples.map(|s| quantity::value(work, s)).collect()
+            });
+            compared.push((true, values));
+        }
+        for moment in Moment::ALL {
+            let values = [base, other].map(|subject| -> Option<Vec<f64>> {
+                let trials = rounds.iter().map(|turns| &turns[subject].moments);
+                trials.map(|moments| moments.of(moment)).collect()
+            });
+            // Where there is work, the run goes on for the work's sake alone.
+            if let [Some(of_base), Some(of_other)] = values {
+                compared.push((plan.task.works.is_empty(), [of_base, of_other]));
+            }
+        }
+    }
+    let missed = corrected(MISSED, compared.len());
+    let deciding = compared.iter().filter(|(decides, _)| *decides);
+    deciding
+        .map(|(_, [of_base, of_other])| Ratio::of(of_base, of_other, missed))
+        .collect()
 }
 
 /// What the turns so far have left.
@@ -209,7 +251,7 @@ fn round(
         let trial = match &subject.kind {
             Kind::Host => {
                 let seed_and_rest = (seed, last.rest());
-                host::trial(&plan.task, &plan.device.path, &plan.release, seed_and_rest)
+                host_turn(plan, seed_and_rest)
             }
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
             Kind::Peer { .. } => {
@@ -245,6 +287,16 @@ fn round(
         )),
         None => Ok(turns),
     }
+}
+
+/// A turn of the host, with a reset of the function after the work.
+fn host_turn(plan: &Plan, seed_and_rest: (u64, Duration)) -> Result<Trial> {
+    let device = &plan.device;
+    let mut trial = host::trial(&plan.task, &device.path, &plan.release, seed_and_rest)?;
+    if plan.life {
+        trial.moments = life::of_host(binder(plan)?, &device.address, &device.path)?;
+    }
+    Ok(trial)
 }
 
 fn other_content(subject: &str, than: &str) -> Error {

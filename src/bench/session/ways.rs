@@ -33,6 +33,14 @@ pub fn check(
                 "a network port",
                 "qemu-vfio,qemu-e1000e,qemu-vhost",
             ),
+            (Way::Disk | Way::Port, Unit::Function) => (
+                match peer.way() {
+                    Way::Disk => "a disk",
+                    _ => "a network port",
+                },
+                "neither disk nor network port",
+                "qemu-vfio",
+            ),
             (Way::Port, Unit::Disk(_)) => (
                 "a network port",
                 "a disk",
@@ -71,7 +79,7 @@ mod tests {
             let device = Device {
                 address: "0000:01:00.0".into(),
                 path: "/".into(),
-                driver: String::new(),
+                driver: None,
                 modalias: String::new(),
                 unit: unit.clone(),
             };

@@ -41,6 +41,12 @@ pub(super) fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
     Ok(())
 }
 
+/// The threads of the virtual CPUs.
+pub(super) fn threads(pid: u32) -> Vec<i32> {
+    let threads = vcpu_threads(Path::new(&format!("/proc/{pid}")));
+    threads.into_iter().map(|(_, thread)| thread).collect()
+}
+
 /// The numbers of the virtual CPUs, each with its thread.
 fn vcpu_threads(process: &Path) -> Vec<(usize, i32)> {
     let tasks = fs::read_dir(process.join("task"));

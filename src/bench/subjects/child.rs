@@ -26,6 +26,9 @@ const LAST_LINES: usize = 40;
 /// No line of a guest that is worth reading is longer.
 const LONGEST: u64 = 1 << 20;
 
+/// How long a guest may send no message, besides the time of its work.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// How long a VMM may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(30);
 

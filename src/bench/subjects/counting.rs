@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,10 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::subjects::child::Vmm;
 use crate::subjects::counts::{Costs, Count};
+use crate::subjects::cycles::Cycles;
 use crate::subjects::monitor::Monitor;
-use crate::work::task::Message;
+use crate::subjects::watch::Watch;
+use crate::work::task::{IDLE, Message};
 
 /// How long the guest sleeps before and after each kind of work.
 pub const PAUSE: Duration = Duration::from_millis(1500);
@@ -29,6 +31,7 @@ pub(super) enum Source {
 /// What is counted.
 pub(super) struct Counting {
     source: Source,
+    cycles: Option<Cycles>,
     before: Costs,
     counts: Vec<Count>,
 }
@@ -38,6 +41,7 @@ impl Counting {
     pub(super) fn by(source: Source) -> Self {
         Self {
             source,
+            cycles: None,
             before: Costs::default(),
             counts: Vec::new(),
         }
@@ -50,8 +54,13 @@ impl Counting {
     }
 
     /// Reads the costs when the guest has begun to sleep.
-    pub(super) fn hear(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
+    fn heard(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
         match message {
+            Message::Start { work } if work == IDLE => {
+                // Where there are no counters, the report says so.
+                self.cycles = Cycles::start(&process(vmm)).ok();
+                self.before = self.read(vmm)?;
+            }
             Message::Start { .. } => self.before = self.read(vmm)?,
             Message::Stopped { work, reads } => {
                 let costs = self.read(vmm)?.since(&self.before);
@@ -68,12 +77,28 @@ impl Counting {
     }
 
     fn read(&mut self, vmm: &Vmm) -> Result<Costs> {
-        let process = format!("/proc/{}", vmm.pid());
-        let process = Path::new(&process);
-        match &mut self.source {
-            Source::Report(file) => Ok(Costs::of(&report(file, vmm)?, process)),
-            Source::Monitor(monitor) => Ok(Costs::of_kvm(monitor.counters()?, process)),
-        }
+        let process = process(vmm);
+        let costs = match &mut self.source {
+            Source::Report(file) => Costs::of(&report(file, vmm)?, &process),
+            Source::Monitor(monitor) => Costs::of_kvm(monitor.counters()?, &process),
+        };
+        let cycles = self.cycles.as_ref().and_then(|cycles| cycles.read().ok());
+        Ok(Costs {
+            guest_cycles: cycles.map(|(guest, _)| guest),
+            host_cycles: cycles.map(|(_, host)| host),
+            ..costs
+        })
+    }
+}
+
+/// The directory of a VMM.
+fn process(vmm: &Vmm) -> PathBuf {
+    Path::new("/proc").join(vmm.pid().to_string())
+}
+
+impl Watch for Counting {
+    fn hear(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
+        self.heard(vmm, message)
     }
 }
 

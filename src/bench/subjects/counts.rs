@@ -29,6 +29,12 @@ pub struct Costs {
     /// The same by the threads' names, without the numbers at their ends.
     #[serde(default)]
     pub threads: BTreeMap<String, u64>,
+    /// The processor's cycles of all threads of the VMM in the guest; null without a counter.
+    #[serde(default)]
+    pub guest_cycles: Option<u64>,
+    /// The same in the host.
+    #[serde(default)]
+    pub host_cycles: Option<u64>,
     /// KVM's counters of the virtual CPUs, by KVM's names (Documentation/virt/kvm/api.rst,
     /// KVM_GET_STATS_FD): kinds of exits, and interrupts.
     #[serde(default)]
@@ -70,6 +76,8 @@ impl Costs {
             vcpu_ns: self.vcpu_ns.saturating_sub(before.vcpu_ns),
             vmm_ns: self.vmm_ns.saturating_sub(before.vmm_ns),
             threads: each(&self.threads, &before.threads),
+            guest_cycles: less(self.guest_cycles, before.guest_cycles),
+            host_cycles: less(self.host_cycles, before.host_cycles),
             kvm: each(&self.kvm, &before.kvm),
         }
     }
@@ -108,6 +116,8 @@ impl Costs {
             vcpu_ns,
             vmm_ns: threads.values().sum(),
             threads,
+            guest_cycles: None,
+            host_cycles: None,
             kvm,
         }
     }
@@ -186,6 +196,8 @@ mod tests {
                     ("mini-vmm".to_owned(), 5),
                     ("vhost".to_owned(), 21_000),
                 ]),
+                guest_cycles: None,
+                host_cycles: None,
                 kvm: kvm.clone(),
             }
         );

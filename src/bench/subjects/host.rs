@@ -1,5 +1,6 @@
 //! A turn of the host's own driver.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -42,6 +43,10 @@ pub fn trial(
         heard.map(|_| trial)
     };
     match &task.target {
+        Target::Function => Ok(Trial {
+            kernel: kernel.to_owned(),
+            ..Trial::default()
+        }),
         Target::Disk(_) => {
             let disk = wait_for_disk(device, task)?;
             work(Opened::Disk(disk.open(task.destroy.as_deref())?))
@@ -95,6 +100,7 @@ pub fn wait(device: &Path, task: &Task) -> Result<()> {
     match &task.target {
         Target::Disk(_) => wait_for_disk(device, task).map(drop),
         Target::Port(_) => wait_for_port(device).map(drop),
+        Target::Function => wait_for_driver(device, task.function.driver),
     }
 }
 
@@ -121,6 +127,19 @@ fn wait_for_port(device: &Path) -> Result<Port> {
         Ok(port::all(Path::new("/sys"), Some(device))?
             .into_iter()
             .next())
+    })
+}
+
+/// Waits until the host has the function as it was before.
+fn wait_for_driver(device: &Path, has_driver: bool) -> Result<()> {
+    wait_for(device, "driver", &mut || {
+        let driver = fs::read_link(device.join("driver")).ok();
+        let driver = driver.as_ref().and_then(|path| path.file_name());
+        let is_back = match driver {
+            Some(name) => has_driver && name != "vfio-pci",
+            None => !has_driver,
+        };
+        Ok(is_back.then_some(()))
     })
 }
 
@@ -153,6 +172,16 @@ fn wait_for<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_function_is_back_with_the_driver_that_it_had() {
+        let device = std::env::temp_dir().join(format!("bench-back-{}", std::process::id()));
+        fs::create_dir_all(&device).unwrap();
+        wait_for_driver(&device, false).unwrap();
+        std::os::unix::fs::symlink("/drivers/xhci_hcd", device.join("driver")).unwrap();
+        wait_for_driver(&device, true).unwrap();
+        fs::remove_dir_all(&device).unwrap();
+    }
 
     #[test]
     fn a_rest_lasts_as_long_as_it_is_told() {

@@ -13,6 +13,7 @@ use vmm::config::memory;
 
 use crate::error::{Error, Result};
 use crate::guest::{ANY_DISK, RESTARTS};
+use crate::subjects::boot::Boot;
 use crate::subjects::memory::qemu as qemu_memory;
 use crate::subjects::mini_vmm::{Guest, in_memory};
 use crate::subjects::peer::Peer;
@@ -28,6 +29,8 @@ pub(super) struct Line<'a> {
     pub(super) guest: &'a Guest,
     /// The work.
     pub(super) task: &'a Task,
+    /// What the VMM is started for.
+    pub(super) boot: Boot,
     /// What the VMM has.
     pub(super) given: Given<'a>,
     /// Further words of the kernel's command line.
@@ -102,7 +105,10 @@ impl Line<'_> {
     }
 
     fn kernel(&self) -> String {
-        self.guest.kernel.display().to_string()
+        match self.boot {
+            Boot::First => self.guest.tiny(),
+            Boot::Work | Boot::Life => self.guest.kernel.display().to_string(),
+        }
     }
 
     /// The guest's memory in MiB.
@@ -141,10 +147,6 @@ impl Line<'_> {
             &format!("{}M", self.mib()),
             "-kernel",
             &self.kernel(),
-            "-initrd",
-            &self.initrd(),
-            "-append",
-            &self.cmdline(),
             "-display",
             "none",
             "-vga",
@@ -157,8 +159,18 @@ impl Line<'_> {
             "bench,debug-threads=on",
             "-nodefaults",
             "-no-user-config",
-            "-no-reboot",
         ]);
+        if self.boot != Boot::First {
+            all.extend(words(&[
+                "-initrd",
+                &self.initrd(),
+                "-append",
+                &self.cmdline(),
+            ]));
+        }
+        if self.boot != Boot::Life {
+            all.extend(words(&["-no-reboot"]));
+        }
         if self.native_idle {
             all.extend(words(&["-overcommit", "cpu-pm=on"]));
         }
@@ -180,7 +192,7 @@ impl Line<'_> {
     fn qemu_port(&self, tap: RawFd, vhost: Option<RawFd>) -> Vec<String> {
         let mac = match &self.task.target {
             Target::Port(id) => id.mac.as_str(),
-            Target::Disk(_) => "",
+            Target::Disk(_) | Target::Function => "",
         };
         let (vhost, card) = match vhost {
             Some(vhost) => (format!(",vhost=on,vhostfd={vhost}"), "virtio-net-pci"),

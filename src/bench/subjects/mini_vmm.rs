@@ -10,19 +10,21 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{Context, Error, Result};
-use crate::guest::{COUNT, SEED};
+use crate::guest::{COUNT, FIRST_WORK, LIFE, SEED};
 use crate::subjects::affinity;
-use crate::subjects::child::Vmm;
+use crate::subjects::boot::Boot;
+use crate::subjects::chains::Interrupts;
+use crate::subjects::child::{PATIENCE, Vmm};
 use crate::subjects::counting::{Counting, PAUSE, Source};
 use crate::subjects::counts::Count;
+use crate::subjects::life;
 use crate::subjects::list::Change;
 use crate::subjects::program::Program;
 use crate::subjects::totals::Totals;
+use crate::subjects::tracing::Tracing;
 use crate::subjects::trial::Trial;
-use crate::work::task::{MARK, Message, Task};
-
-/// How long a guest may send no message, besides the time of its work.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::subjects::watch::Watch;
+use crate::work::task::{Message, Task};
 
 /// What all guests of a run have.
 pub struct Guest {
@@ -30,6 +32,10 @@ pub struct Guest {
     pub kernel: PathBuf,
     /// The archive with this program, in memory: nothing of it is left after a kill.
     pub initramfs: OwnedFd,
+    /// A guest of a few bytes, in memory.
+    pub tiny: OwnedFd,
+    /// Whether each turn also measures a first instruction, a reset and a reboot.
+    pub life: bool,
     /// Further words of the kernel's command line.
     pub cmdline: String,
     /// The guest's memory, as `--memory` has it.
@@ -63,6 +69,8 @@ pub(super) enum Vcpus {
 
 /// The start of a VMM.
 pub(super) struct Start {
+    /// What for.
+    pub(super) boot: Boot,
     /// Who puts the virtual CPUs on their CPUs.
     pub(super) vcpus: Vcpus,
     /// When it began, with the binding of the device.
@@ -73,8 +81,9 @@ pub(super) struct Start {
 
 impl Start {
     /// A start of mini-vmm, now.
-    fn ours() -> Self {
+    fn ours(boot: Boot) -> Self {
         Self {
+            boot,
             vcpus: Vcpus::Pinned,
             began: Instant::now(),
             input: Stdio::null(),
@@ -83,8 +92,13 @@ impl Start {
 }
 
 impl Guest {
+    /// The path of the guest of a few bytes, for this process and its children.
+    pub(super) fn tiny(&self) -> String {
+        format!("/proc/self/fd/{}", self.tiny.as_raw_fd())
+    }
+
     /// The arguments of mini-vmm; `words` are further words of the kernel's command line.
-    fn arguments(&self, change: Option<Change>, words: &str) -> Vec<String> {
+    fn arguments(&self, change: Option<Change>, (boot, words): (Boot, &str)) -> Vec<String> {
         let cpus: Vec<String> = self.cpus.iter().map(usize::to_string).collect();
         let option = |of: Change| match change {
             Some(change) if change == of => format!(",{}", change.option()),
@@ -94,13 +108,20 @@ impl Guest {
         let memory = format!("{}{}", self.memory, option(Change::HugePages));
         let idle = option(Change::Idle);
         let device = [option(Change::Mmap), option(Change::Irqfd)].concat();
+        let kernel = match boot {
+            Boot::First => self.tiny(),
+            Boot::Work | Boot::Life => self.kernel.display().to_string(),
+        };
+        let cmdline = format!("quiet loglevel=4 panic=-1 {} {words}", self.cmdline);
+        let of_linux = [["--initrd", &initrd], ["--cmdline", &cmdline]];
+        let of_linux = of_linux.iter().filter(|_| boot != Boot::First).flatten();
+        let ends: &[&str] = if boot == Boot::Life {
+            &[]
+        } else {
+            &["--no-reboot"]
+        };
         [
-            ["--kernel", &self.kernel.display().to_string()],
-            ["--initrd", &initrd],
-            [
-                "--cmdline",
-                &format!("quiet loglevel=4 panic=-1 {} {words}", self.cmdline),
-            ],
+            ["--kernel", &kernel],
             ["--memory", &memory],
             [
                 "--cpus",
@@ -110,7 +131,8 @@ impl Guest {
         ]
         .iter()
         .flatten()
-        .chain(&["--no-reboot"])
+        .chain(of_linux)
+        .chain(ends)
         .map(|&argument| argument.to_owned())
         .collect()
     }
@@ -127,9 +149,20 @@ impl Guest {
         task: &Task,
         seed: u64,
     ) -> Result<Trial> {
-        let mut command = Command::new(&program.path);
-        command.args(self.arguments(change, &format!("{SEED}{seed}")));
-        self.run(command, &program.path, task, Start::ours(), None)
+        let run = |boot, words: &str| {
+            let mut command = Command::new(&program.path);
+            command.args(self.arguments(change, (boot, words)));
+            self.run(command, &program.path, task, Start::ours(boot), None)
+        };
+        let mut trial = match task.works.is_empty() {
+            true => Trial::default(),
+            false => run(Boot::Work, &format!("{SEED}{seed}"))?,
+        };
+        if self.life {
+            trial.add(run(Boot::First, "")?);
+            trial.add(run(Boot::Life, LIFE)?);
+        }
+        Ok(trial)
     }
 
     /// Does the work once more, to count what it costs.
@@ -146,12 +179,40 @@ impl Guest {
         let report = in_memory(b"")?;
         let mut command = Command::new(&program.path);
         let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
-        command.args(self.arguments(change, &words));
+        command.args(self.arguments(change, (Boot::Work, &words)));
         command.arg(format!("--stats=/proc/self/fd/{}", report.as_raw_fd()));
         let mut counting = Counting::by(Source::Report(report));
-        let start = Start::ours();
+        let start = Start::ours(Boot::Work);
         self.run(command, &program.path, task, start, Some(&mut counting))?;
         Ok(counting.counts(subject))
+    }
+
+    /// Does the first work once more while the kernel records the way of the device's interrupts;
+    /// without work, the guest only starts and reboots.
+    ///
+    /// # Errors
+    /// As for [`Guest::trial`].
+    pub fn trace(
+        &self,
+        program: &Program,
+        change: Option<Change>,
+        task: &Task,
+    ) -> Result<Interrupts> {
+        let (boot, words) = traced(task);
+        let mut tracing = match Tracing::start() {
+            Ok(tracing) => tracing,
+            Err(error) => return Ok(Interrupts::none(error.to_string())),
+        };
+        let mut command = Command::new(&program.path);
+        command.args(self.arguments(change, (boot, &words)));
+        self.run(
+            command,
+            &program.path,
+            task,
+            Start::ours(boot),
+            Some(&mut tracing),
+        )?;
+        Ok(tracing.end(&self.address))
     }
 
     /// Runs a VMM and hears its guest.
@@ -161,20 +222,29 @@ impl Guest {
         program: &Path,
         task: &Task,
         start: Start,
-        counting: Option<&mut Counting>,
+        watch: Option<&mut dyn Watch>,
     ) -> Result<Trial> {
         let Start {
+            boot,
             vcpus,
             began: started,
             input,
         } = start;
         let mut vmm = Vmm::start(command, input)?;
-        let mut trial = Trial::default();
         let pin: &[usize] = match vcpus {
             Vcpus::Pinned => &[],
             Vcpus::Pin => &self.cpus,
         };
-        let heard = listen(&vmm, &mut trial, task, (started, pin), counting);
+        if boot != Boot::Work {
+            // The guest is ended when it has said all.
+            let heard = life::hear(&vmm, boot, (started, pin), watch);
+            return heard.map_err(|error| match error.is_interrupted() {
+                true => error,
+                false => error.with_details(vmm.last_lines()),
+            });
+        }
+        let mut trial = Trial::default();
+        let heard = listen(&vmm, &mut trial, task, (started, pin), watch);
         let ended = heard.and_then(|()| vmm.wait(Duration::from_secs(60)));
         match ended {
             Ok(status) if status.success() => Ok(trial),
@@ -188,6 +258,14 @@ impl Guest {
     }
 }
 
+/// What a guest does in a traced pass.
+pub(super) fn traced(task: &Task) -> (Boot, String) {
+    match task.works.is_empty() {
+        true => (Boot::Life, format!("{LIFE} {FIRST_WORK}")),
+        false => (Boot::Work, format!("{SEED}2 {FIRST_WORK}")),
+    }
+}
+
 /// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`. A
 /// guest is given up that sends no message for too long, whatever else it prints.
 fn listen(
@@ -195,26 +273,29 @@ fn listen(
     trial: &mut Trial,
     task: &Task,
     (started, pin): (Instant, &[usize]),
-    mut counting: Option<&mut Counting>,
+    mut watch: Option<&mut dyn Watch>,
 ) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
     let limit = work + PATIENCE;
     let mut until = Instant::now() + limit;
     let mut totals = Totals::default();
     while let Some(line) = vmm.line(until)? {
-        let Some((_, text)) = line.split_once(MARK) else {
+        let Some(message) = Message::in_line(&line)? else {
             continue;
         };
         until = Instant::now() + limit;
-        let message: Message = serde_json::from_str(text)
-            .map_err(|e| Error::new(format!("the guest said what cannot be read: {e}")))?;
-        if matches!(message, Message::Ready { .. }) {
-            let ready = started.elapsed().as_millis();
-            trial.ready_ms = u64::try_from(ready).ok();
-            affinity::pin(vmm.pid(), pin)?;
+        let since_start = started.elapsed();
+        match message {
+            Message::Init => trial.moments.init_us = Some(since_start.as_secs_f64() * 1e6),
+            Message::Ready { .. } => {
+                trial.ready_ms = u64::try_from(since_start.as_millis()).ok();
+                trial.moments.ready_us = Some(since_start.as_secs_f64() * 1e6);
+                affinity::pin(vmm.pid(), pin)?;
+            }
+            _ => {}
         }
-        match &mut counting {
-            Some(counting) => counting.hear(vmm, &message)?,
+        match &mut watch {
+            Some(watch) => watch.hear(vmm, &message)?,
             None => trial.totals.extend(totals.hear(vmm, &message)),
         }
         if trial.hear(message)? {

@@ -7,6 +7,7 @@
 //! | `trial` | what a turn gives |
 //! | `counts` | exits, wake-ups and CPU time of reads |
 //! | `counting` | reading them, in a pass of its own |
+//! | `cycles` | the processor's cycles in the guest and in the host |
 //! | `totals` | KVM's exits in the timed turns |
 //! | `monitor` | KVM's counters by QEMU's monitor |
 //! | `host` | a turn of the host's own driver |
@@ -17,15 +18,25 @@
 //! | `memory` | the options of `--memory` in the words of other VMMs |
 //! | `held` | what another VMM has in its turn |
 //! | `other` | a turn of a guest of another VMM |
+//! | `bound` | the device bound to vfio-pci by `mini-vmm host bind` |
+//! | `boot` | what a VMM is started for |
+//! | `life` | a guest's start, its function's reset, and its reboot |
+//! | `watch` | who else hears a guest's messages |
+//! | `tracing`, `chains` | a device's interrupts, in a traced pass of its own |
 //! | `affinity` | the CPUs of a VMM's threads |
 //! | `workers` | the threads that work for a VMM, the kernel's among them |
 
 mod affinity;
+mod boot;
+mod bound;
+pub mod chains;
 mod child;
 pub mod counting;
 pub mod counts;
+mod cycles;
 mod held;
 pub mod host;
+pub mod life;
 mod line;
 pub mod list;
 pub mod memory;
@@ -35,5 +46,7 @@ pub mod other;
 pub mod peer;
 pub mod program;
 pub mod totals;
+mod tracing;
 pub mod trial;
+mod watch;
 mod workers;

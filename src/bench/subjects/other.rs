@@ -10,19 +10,24 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::error::{Context, Error, Result};
-use crate::guest::{COUNT, SEED};
+use crate::error::{Context, Result};
+use crate::guest::{COUNT, LIFE, SEED};
 use crate::say;
+use crate::subjects::boot::Boot;
+use crate::subjects::bound::first;
+use crate::subjects::chains::Interrupts;
 use crate::subjects::counting::{Counting, PAUSE, Source};
 use crate::subjects::counts::Count;
 use crate::subjects::held::Held;
 use crate::subjects::host;
 use crate::subjects::line::Line;
-use crate::subjects::mini_vmm::{Guest, Start, Vcpus};
+use crate::subjects::mini_vmm::{Guest, Start, Vcpus, traced};
 use crate::subjects::monitor::Monitor;
 use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
+use crate::subjects::tracing::Tracing;
 use crate::subjects::trial::Trial;
+use crate::subjects::watch::Watch;
 use crate::work::task::Task;
 
 /// What a turn needs besides the guest.
@@ -39,6 +44,13 @@ pub struct OtherVmm<'a> {
     pub device: &'a Path,
 }
 
+/// What a turn is made for.
+enum Pass<'a> {
+    Timed,
+    Counted,
+    Watched(&'a mut Tracing),
+}
+
 impl OtherVmm<'_> {
     /// Does the work of a turn.
     ///
@@ -46,8 +58,19 @@ impl OtherVmm<'_> {
     /// The device cannot be bound, the guest or the VMM has failed, or the user has ended the
     /// measurement.
     pub fn trial(&self, guest: &Guest, task: &Task, seed: u64) -> Result<Trial> {
-        let words = format!("{SEED}{seed}");
-        self.run(guest, task, &words, false).map(|(trial, _)| trial)
+        let run = |boot, words: &str| {
+            let trial = self.run(guest, task, (boot, words), Pass::Timed);
+            trial.map(|(trial, _)| trial)
+        };
+        let mut trial = match task.works.is_empty() {
+            true => Trial::default(),
+            false => run(Boot::Work, &format!("{SEED}{seed}"))?,
+        };
+        if guest.life && self.peer.reboots() {
+            trial.add(run(Boot::First, "")?);
+            trial.add(run(Boot::Life, LIFE)?);
+        }
+        Ok(trial)
     }
 
     /// Does the work once more, to count what it costs. Only QEMU says what KVM counts.
@@ -56,8 +79,22 @@ impl OtherVmm<'_> {
     /// As for [`OtherVmm::trial`].
     pub fn count(&self, guest: &Guest, task: &Task, subject: usize) -> Result<Vec<Count>> {
         let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
-        let (_, counting) = self.run(guest, task, &words, true)?;
+        let (_, counting) = self.run(guest, task, (Boot::Work, &words), Pass::Counted)?;
         Ok(counting.map_or_else(Vec::new, |counting| counting.counts(subject)))
+    }
+
+    /// Does the first work once more while the kernel records the way of the device's interrupts.
+    ///
+    /// # Errors
+    /// As for [`OtherVmm::trial`].
+    pub fn trace(&self, guest: &Guest, task: &Task) -> Result<Interrupts> {
+        let (boot, words) = traced(task);
+        let mut tracing = match Tracing::start() {
+            Ok(tracing) => tracing,
+            Err(error) => return Ok(Interrupts::none(error.to_string())),
+        };
+        self.run(guest, task, (boot, &words), Pass::Watched(&mut tracing))?;
+        Ok(tracing.end(&guest.address))
     }
 
     /// `words` are further words of the kernel's command line.
@@ -65,8 +102,8 @@ impl OtherVmm<'_> {
         &self,
         guest: &Guest,
         task: &Task,
-        words: &str,
-        counts: bool,
+        (boot, words): (Boot, &str),
+        pass: Pass<'_>,
     ) -> Result<(Trial, Option<Counting>)> {
         // The device must be back, whatever subject had it before.
         host::wait(self.device, task)?;
@@ -79,32 +116,34 @@ impl OtherVmm<'_> {
             native_idle: self.native_idle,
             guest,
             task,
+            boot,
             given: held.given()?,
             words,
         };
         let line = line.words()?;
         let mut command = Command::new(&self.program.path);
         command.args(&line.words);
-        let mut counting = match counts {
-            true => Some(Counting::by(Source::Monitor(Monitor::add(&mut command)?))),
-            false => None,
+        let mut counting = match pass {
+            Pass::Counted => Some(Counting::by(Source::Monitor(Monitor::add(&mut command)?))),
+            Pass::Timed | Pass::Watched(_) => None,
+        };
+        let watch: Option<&mut dyn Watch> = match (pass, &mut counting) {
+            (Pass::Watched(tracing), _) => Some(tracing),
+            (_, Some(counting)) => Some(counting),
+            (_, None) => None,
         };
         let (terminal, input) = match self.peer.needs_terminal() {
             true => terminal().map(|(ours, theirs)| (Some(ours), theirs.into()))?,
             false => (None, Stdio::null()),
         };
         let path = &self.program.path;
-        let trial = guest.run(
-            command,
-            path,
-            task,
-            Start {
-                vcpus: Vcpus::Pin,
-                began: started,
-                input,
-            },
-            counting.as_mut(),
-        );
+        let start = Start {
+            boot,
+            vcpus: Vcpus::Pin,
+            began: started,
+            input,
+        };
+        let trial = guest.run(command, path, task, start, watch);
         drop((line.file, terminal));
         Ok((first(trial, held.give_back(), say::error)?, counting))
     }
@@ -119,20 +158,6 @@ fn terminal() -> Result<(OwnedFd, OwnedFd)> {
         Ok::<_, Errno>((ours, theirs))
     };
     made().context("cannot make a terminal for the VMM")
-}
-
-/// The outcome of a turn, and of giving the device back after it. If both have failed, the turn's
-/// error is the first, and says why; the other one is said at once, because the device is left.
-fn first<T>(trial: Result<T>, back: Result<()>, say: impl FnOnce(&Error)) -> Result<T> {
-    match (trial, back) {
-        (Ok(trial), back) => back.map(|()| trial),
-        (Err(error), back) => {
-            if let Err(back) = back {
-                say(&back);
-            }
-            Err(error)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -150,21 +175,5 @@ mod tests {
         assert!(name.starts_with("/dev/pts/"), "{name}");
         drop(ours);
         assert_eq!(says(Stdio::null()), "not a tty\n");
-    }
-
-    #[test]
-    fn neither_error_is_lost() {
-        let failed = |what: &str| Error::new(what);
-        let mut said = Vec::new();
-        let mut both = |trial, back| {
-            let outcome = first(trial, back, |e| said.push(e.to_string()));
-            outcome.map_err(|e| e.to_string())
-        };
-        assert_eq!(both(Ok(1), Ok(())), Ok(1));
-        assert_eq!(both(Ok(1), Err(failed("back"))), Err("back".into()));
-        assert_eq!(both(Err(failed("turn")), Ok(())), Err("turn".into()));
-        let two = both(Err(failed("turn")), Err(failed("back")));
-        assert_eq!(two, Err("turn".into()));
-        assert_eq!(said, ["back"]);
     }
 }

@@ -128,6 +128,11 @@ impl Peer {
         self.program() == "qemu-system-x86_64"
     }
 
+    /// Whether its guest is also started to be rebooted. The others are untested.
+    pub fn reboots(self) -> bool {
+        self.counts()
+    }
+
     /// Whether the VMM can let the guest's idle loop run without exits.
     pub fn has_native_idle(self) -> bool {
         self == Self::QemuVfio

@@ -1,10 +1,19 @@
 //! What a turn gives.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::subjects::totals::Total;
+use crate::work::moment::Moments;
 use crate::work::task::{Message, Sample, Task};
+
+/// The number of the kind of work that is under way, or 0. Each kind of each turn has another one.
+pub static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
+
+/// The last such number.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// What a turn gives.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +41,9 @@ pub struct Trial {
     /// KVM's exits of each kind of work; none for the host, or if KVM's files cannot be read.
     #[serde(default)]
     pub totals: Vec<Total>,
+    /// Start, reset and reboot.
+    #[serde(default)]
+    pub moments: Moments,
     /// A sample for each kind of work, in order.
     pub samples: Vec<Sample>,
 }
@@ -52,13 +64,28 @@ impl Trial {
                 zeros,
                 blocks,
             } => (self.sha256, self.zeros, self.blocks) = (sha256, zeros, blocks),
-            Message::Start { .. } | Message::Stopped { .. } => {}
+            Message::Start { .. } => {
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+                UNDER_WAY.store(number, Ordering::Relaxed);
+            }
+            Message::Stopped { .. } => UNDER_WAY.store(0, Ordering::Relaxed),
+            Message::Init | Message::Reset { .. } | Message::Reboot => {}
             Message::Left { sha256 } => self.left_sha256 = Some(sha256),
             Message::Done(sample) => self.samples.push(sample),
             Message::End => return Ok(true),
             Message::Failed { why } => return Err(Error::new(why)),
         }
         Ok(false)
+    }
+
+    /// Adds what another start of the same turn has given.
+    pub(super) fn add(&mut self, other: Self) {
+        if self.kernel.is_empty() {
+            self.kernel = other.kernel;
+        }
+        self.ready_ms = self.ready_ms.or(other.ready_ms);
+        self.guest_ready_ms = self.guest_ready_ms.or(other.guest_ready_ms);
+        self.moments.add(other.moments);
     }
 
     /// Checks that the turn has a sample of each kind of work, each with reads.

@@ -16,6 +16,8 @@
 //! | `threads`, `uring` | several operations at a time, in two ways |
 //! | `traffic`, `exchange` | messages over a network port |
 //! | `trial` | all of a turn's work |
+//! | `moment` | what any device is measured by: start, reset, reboot |
+//! | `reset` | a reset of the function |
 
 pub(crate) mod aligned;
 mod content;
@@ -23,8 +25,10 @@ pub mod disk;
 mod exchange;
 pub mod fingerprint;
 pub mod holds;
+pub mod moment;
 pub mod quantity;
 pub mod queues;
+pub mod reset;
 pub mod task;
 mod threads;
 pub mod traffic;

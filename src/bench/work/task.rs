@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::stats::latency::Latencies;
 use crate::work::traffic::{SHORTEST, Traffic};
 
@@ -191,6 +192,15 @@ pub struct PortId {
     pub peer: SocketAddrV4,
 }
 
+/// The PCI function that is measured, as it is known in the host and in a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionId {
+    /// What the kernel's modules know it by.
+    pub modalias: String,
+    /// Whether a driver of the host has it, so that one of the guest must.
+    pub driver: bool,
+}
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -199,6 +209,8 @@ pub enum Target {
     Disk(DiskId),
     /// A network port.
     Port(PortId),
+    /// A function that is neither: it has no work of its own.
+    Function,
 }
 
 /// The kinds of messages of a network port.
@@ -222,8 +234,11 @@ pub struct Task {
     pub measure_ms: u64,
     /// How several reads are in flight.
     pub engine: Engine,
-    /// The disk or port.
+    /// The disk or port, if it is one.
     pub target: Target,
+    /// The function.
+    #[serde(default)]
+    pub function: FunctionId,
     /// The serial number of the disk that may be written to; without it, none may.
     #[serde(default)]
     pub destroy: Option<String>,
@@ -268,6 +283,8 @@ impl Sample {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum Message {
+    /// /init runs.
+    Init,
     /// The disk is there.
     Ready {
         /// The kernel's release.
@@ -303,6 +320,15 @@ pub enum Message {
         /// The hash of the blocks of [`Message::Content`].
         sha256: String,
     },
+    /// The function was reset.
+    Reset {
+        /// The time.
+        us: Option<f64>,
+        /// Why there is none.
+        why: Option<String>,
+    },
+    /// The guest reboots now.
+    Reboot,
     /// All work has ended.
     End,
     /// The work cannot be done.
@@ -310,6 +336,21 @@ pub enum Message {
         /// Why.
         why: String,
     },
+}
+
+impl Message {
+    /// The message in a line of a guest, if there is one.
+    ///
+    /// # Errors
+    /// The line cannot be read.
+    pub fn in_line(line: &str) -> Result<Option<Self>> {
+        let Some((_, text)) = line.split_once(MARK) else {
+            return Ok(None);
+        };
+        let message = serde_json::from_str(text);
+        let unread = |e| Error::new(format!("the guest said what cannot be read: {e}"));
+        message.map(Some).map_err(unread)
+    }
 }
 
 /// The name of the window without reads, in a pass that counts.

@@ -22,6 +22,8 @@ pub enum Opened {
     Disk(File),
     /// The other end of a network port's link.
     Peer(SocketAddrV4),
+    /// A function that is neither disk nor port.
+    Function,
 }
 
 /// Does the work of a turn. `tell` gets what there is to say. `seed` chooses the
@@ -111,6 +113,7 @@ pub fn count(
 enum Site<'a> {
     Disk(Disk<'a>),
     Peer(SocketAddrV4),
+    Function,
 }
 
 impl<'a> Site<'a> {
@@ -118,6 +121,7 @@ impl<'a> Site<'a> {
         Ok(match opened {
             Opened::Disk(file) => Self::Disk(Disk::new(task, file)?),
             Opened::Peer(peer) => Self::Peer(peer),
+            Opened::Function => Self::Function,
         })
     }
 
@@ -182,7 +186,7 @@ mod tests {
 
     use super::*;
     use crate::work::disk;
-    use crate::work::task::{DiskId, Order, Target, Work};
+    use crate::work::task::{DiskId, FunctionId, Order, Target, Work};
 
     /// Times of a measurement, each tried if the one before it was too short for a disk that is
     /// busy with other work.
@@ -216,6 +220,7 @@ mod tests {
                     wwid: None,
                     sectors: 8192,
                 }),
+                function: FunctionId::default(),
                 destroy: None,
             };
             let mut samples = Vec::new();
@@ -330,6 +335,7 @@ mod tests {
                 wwid: None,
                 sectors: 40_960,
             }),
+            function: FunctionId::default(),
             destroy: destroy.map(str::to_owned),
         }
     }

@@ -115,7 +115,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::work::task::{DiskId, Engine, Order, Target, Task};
+    use crate::work::task::{DiskId, Engine, FunctionId, Order, Target, Task};
 
     #[test]
     fn writes_leave_both_ends_of_the_disk_alone() {
@@ -154,6 +154,7 @@ mod tests {
                 wwid: None,
                 sectors: 0,
             }),
+            function: FunctionId::default(),
             destroy: None,
         };
         let work = Work::writing(4, 1, Order::Random, 100);

@@ -4,13 +4,25 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::*;
 use crate::subjects::peer::Way;
-use crate::work::task::{DiskId, PortId};
+use crate::work::task::{DiskId, FunctionId, PortId};
 
 /// The command line in one line; for Firecracker, its file.
 fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
+    started(Boot::Work, peer, native_idle, (engine, destroy))
+}
+
+/// The same for what the VMM is started for.
+fn started(
+    boot: Boot,
+    peer: Peer,
+    native_idle: bool,
+    (engine, destroy): (Engine, Option<&str>),
+) -> String {
     let guest = Guest {
         kernel: "/boot/k".into(),
         initramfs: in_memory(b"").unwrap(),
+        tiny: in_memory(b"").unwrap(),
+        life: true,
         cmdline: "more".into(),
         memory: "256M".into(),
         cpus: vec![2, 3],
@@ -33,6 +45,7 @@ fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) ->
                 sectors: 8,
             }),
         },
+        function: FunctionId::default(),
         destroy: destroy.map(str::to_owned),
     };
     let line = Line {
@@ -40,6 +53,7 @@ fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) ->
         native_idle,
         guest: &guest,
         task: &task,
+        boot,
         given: match peer.way() {
             Way::Device => Given::Device,
             Way::Disk => Given::Disk(Path::new("/dev/disk,1")),
@@ -64,6 +78,24 @@ fn has(line: &str, words: &[&str]) {
 }
 
 const RINGS: Engine = Engine::IoUring;
+
+/// Only a guest that is to reboot may, and a guest of a few bytes has no initramfs.
+#[test]
+fn a_guest_reboots_only_where_that_is_measured() {
+    for (boot, reboots, is_linux) in [
+        (Boot::Work, false, true),
+        (Boot::First, false, false),
+        (Boot::Life, true, true),
+    ] {
+        let line = started(boot, Peer::QemuVfio, false, (RINGS, None));
+        assert_eq!(!line.contains("-no-reboot"), reboots, "{line}");
+        assert_eq!(line.contains("-kernel /boot/k"), is_linux, "{line}");
+        for word in ["-initrd", "-append"] {
+            assert_eq!(line.contains(word), is_linux, "{line}");
+        }
+        has(&line, &["vfio-pci,host=0000:01:00.0"]);
+    }
+}
 
 #[test]
 fn no_way_lets_the_guest_write_unless_the_disk_was_named() {
