@@ -26,8 +26,8 @@ system, swap, a RAID) is refused. When the disk comes back to the host, udev
 may assemble a stopped RAID or volume group on it, and write: use a disk
 without members of one. For each turn of a guest that has the device, mini-vmm
 binds it to vfio-pci and gives it back. If this program is killed, the device
-goes back all the same, but for a turn of another VMM that has it: type
-`mini-vmm host unbind ADDR` then.
+goes back all the same, but for a turn of another VMM that has it and for the
+host's own reset of it: type `mini-vmm host unbind ADDR` then.
 
 Examples:
   mini-vmm-bench 0000:01:00.0 --dry-run     what would be done, and for how long

@@ -105,7 +105,7 @@ fn ways() -> String {
          state measured\nsay after $(ports)\n\
          say report $(cat report.json)\n\
          {bench} --measure 10 --peer qemu-vhost --output killed >/run/out 2>&1 & pid=$!\n\
-         for _ in $(seq 1200); do\n\
+         for _ in $(seq 4000); do\n\
          pidof $qemu >/dev/null && ls /dev | grep -q '^tap' && break; sleep 0.1; done\n\
          say lent $(ports) $(pidof $qemu | wc -w)\n\
          kill -KILL $pid\nwait $pid || say killed $?\n\

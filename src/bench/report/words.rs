@@ -113,8 +113,8 @@ pub fn notes(results: &Results) -> Vec<String> {
     let lost: u64 = samples.map(|sample| sample.lost).sum();
     if lost > 0 {
         notes.push(format!(
-            "{lost} packets did not come back within 100 ms, or up to a second where others came \
-             back late; they are in no figure."
+            "{lost} packets did not come back within 100 ms, or in up to a second where others \
+             came back late; they are in no figure."
         ));
     }
     if let Some(trial) = results.rounds.first().and_then(|turns| turns.first())

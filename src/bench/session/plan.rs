@@ -12,7 +12,7 @@ use crate::session::destroy::Destroy;
 use crate::session::device::{Device, Unit};
 use crate::session::link::{End, Link};
 use crate::session::settings::Settings;
-use crate::session::{cpus, ways};
+use crate::session::{cpus, traced, ways};
 use crate::stats::stopping::Stopping;
 use crate::subjects;
 use crate::subjects::list::{Kind, Subject, subjects};
@@ -143,7 +143,7 @@ impl Plan {
             false => work + GUEST_TURN + life,
         };
         let trial = |subject: &Subject| match subject.kind {
-            Kind::Host => work + HOST_TURN,
+            Kind::Host => work + HOST_TURN + life,
             Kind::MiniVmm { .. } | Kind::Peer { .. } => guest,
         };
         self.subjects.iter().map(trial).sum()
@@ -172,6 +172,12 @@ impl Plan {
         });
         let guests = u32::try_from(guests.count()).unwrap_or(u32::MAX);
         ((each + Duration::from_secs(3)) * windows + GUEST_TURN) * guests
+    }
+
+    /// An estimate of the time of the passes that follow interrupts.
+    pub(super) fn following(&self) -> Duration {
+        let guests = traced::subjects(self).count();
+        GUEST_TURN * u32::try_from(guests).unwrap_or(u32::MAX)
     }
 
     /// An estimate of the time of the check by another program.

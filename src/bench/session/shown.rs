@@ -57,16 +57,17 @@ impl fmt::Display for Plan {
             "rest      before the host's turn, as long as mini-vmm's last guest needed to start"
         )?;
         works(self, f)?;
-        let seconds = (self.at_most() + self.counting() + self.checking()).as_secs();
+        let after = self.counting() + self.following() + self.checking();
+        let seconds = (self.at_most() + after).as_secs();
         writeln!(
             f,
-            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to \
-             count exits",
+            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s \
+             after them to count exits and to follow interrupts",
             seconds / 60,
             seconds % 60,
             self.round().as_secs(),
             self.stopping.most,
-            self.counting().as_secs()
+            (self.counting() + self.following()).as_secs()
         )
     }
 }

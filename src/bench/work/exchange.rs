@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A packet that has not come back after this time is lost.
 const LOST: Duration = Duration::from_millis(100);
 
-/// The same where packets came back later, so that a slow link is not taken for one that loses all.
+/// The same where packets came back later, so that a slow link is not taken for one that loses all:
+/// twice the time that the slowest took, and at most this.
 const LOST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What messages gave: their times, and how many packets were lost.
@@ -124,12 +125,13 @@ fn packets(peer: SocketAddrV4, len: usize, depth: u32, window: Window<'_>) -> Re
     let (mut times, mut lost, mut next) = (Latencies::default(), 0, 0);
     let mut slots: Vec<Slot> = vec![None; depth as usize];
     let (mut last, mut limit) = (Instant::now(), LOST);
+    let mut given_up = VecDeque::new();
     loop {
         let now = Instant::now();
         let is_open = window.is_open(now);
         for slot in slots.iter_mut() {
-            if slot.is_some_and(|(_, from)| now - from > limit) {
-                *slot = None;
+            if let Some(late) = slot.take_if(|(_, from)| now - *from > limit) {
+                given_up.push_back(late);
                 lost += u64::from(window.counts(now));
             }
             if is_open && slot.is_none() {
@@ -157,10 +159,15 @@ fn packets(peer: SocketAddrV4, len: usize, depth: u32, window: Window<'_>) -> Re
             )));
         };
         let of = |slot: &&mut Slot| slot.is_some_and(|(sent, _)| sent == number);
-        match slots.iter_mut().find(of).and_then(Option::take) {
-            Some((_, from)) => window.count(&mut times, from, last),
-            // It was given up too early.
-            None => limit = (limit * 2).min(LOST_AT_MOST),
+        if let Some((_, from)) = slots.iter_mut().find(of).and_then(Option::take) {
+            window.count(&mut times, from, last);
+        }
+        // A packet that was given up too early tells how slow the link is. Nothing else does: a
+        // network may send a packet twice.
+        given_up.retain(|(_, from)| last - *from < LOST_AT_MOST);
+        let of = |late: &(u64, Instant)| late.0 == number;
+        if let Some((_, from)) = given_up.iter().copied().find(of) {
+            limit = limit.max((last - from) * 2).min(LOST_AT_MOST);
         }
     }
 }
@@ -176,7 +183,7 @@ fn is_passing(kind: ErrorKind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
     use std::sync::atomic::AtomicBool;
 
     use super::*;
@@ -221,8 +228,8 @@ mod tests {
     /// Another service answers with other content, or not at all.
     #[test]
     fn an_answer_with_other_content_is_an_error() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
             unreachable!()
         };
         let server = thread::spawn(move || {
@@ -239,14 +246,23 @@ mod tests {
         server.join().unwrap();
     }
 
+    /// Sockets for packets and for connections at a number that is free for both.
+    fn both_of_a_number() -> (UdpSocket, TcpListener, SocketAddrV4) {
+        loop {
+            let packets = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let SocketAddr::V4(address) = packets.local_addr().unwrap() else {
+                unreachable!()
+            };
+            if let Ok(listener) = TcpListener::bind(address) {
+                return (packets, listener, address);
+            }
+        }
+    }
+
     /// Packets that all come back later than a link's usually do are not lost.
     #[test]
     fn a_slow_link_is_not_taken_for_one_that_loses_packets() {
-        let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(address) = echo.local_addr().unwrap() else {
-            unreachable!()
-        };
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let (echo, listener, address) = both_of_a_number();
         let (over, never) = (AtomicBool::new(false), AtomicBool::new(false));
         let limit = Some(Duration::from_millis(20));
         echo.set_read_timeout(limit).unwrap();
@@ -285,12 +301,8 @@ mod tests {
     #[test]
     fn packets_that_do_not_come_back_are_lost() {
         let service = Service::start(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(address) = sink.local_addr().unwrap() else {
-            unreachable!()
-        };
         // A connection is taken at the same number, and no packet comes back.
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let (_sink, listener, address) = both_of_a_number();
         let never = AtomicBool::new(false);
         let ms = Duration::from_millis;
         let window = Window::of(ms(0), ms(300), &never);

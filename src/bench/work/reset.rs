@@ -31,19 +31,12 @@ pub fn time(device: &Path, stop: &AtomicBool) -> Result<std::result::Result<Dura
     let (sender, ended) = channel();
     let path = device.to_owned();
     thread::spawn(move || {
-        let reset = || -> io::Result<Duration> {
-            // A function that sleeps would be woken first, as a part of the reset. A kernel without
-            // power management (CONFIG_PM) lets none sleep.
-            match fs::write(path.join("power/control"), "on") {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
+        // Nobody listens any more if the time is over.
+        let _ = sender.send(awake(&path, || {
             let started = Instant::now();
             fs::write(path.join("reset"), "1")?;
             Ok(started.elapsed())
-        };
-        // Nobody listens any more if the time is over.
-        let _ = sender.send(reset());
+        }));
     });
     let started = Instant::now();
     loop {
@@ -67,6 +60,22 @@ pub fn time(device: &Path, stop: &AtomicBool) -> Result<std::result::Result<Dura
     }
 }
 
+/// Does `work` while the function may not sleep: one that sleeps would be woken first, as a part of
+/// the reset. A kernel without power management (CONFIG_PM) lets none sleep.
+fn awake<T>(device: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let control = device.join("power/control");
+    let before = match fs::read_to_string(&control) {
+        Ok(before) => before,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return work(),
+        Err(e) => return Err(e),
+    };
+    fs::write(&control, "on")?;
+    let outcome = work();
+    // The host's choice comes back after an error, too.
+    fs::write(&control, before.trim_end())?;
+    outcome
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +90,7 @@ mod tests {
         // Without power management, and with it.
         assert!(time(&dir, &never).unwrap().is_ok());
         fs::create_dir_all(dir.join("power")).unwrap();
+        fs::write(dir.join("power/control"), "auto\n").unwrap();
         assert!(time(&dir, &never).unwrap().is_ok());
         let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
         let written = (read("power/control"), read("reset"));
@@ -88,8 +98,11 @@ mod tests {
         fs::remove_file(dir.join("reset")).unwrap();
         fs::create_dir(dir.join("reset")).unwrap();
         let failed = time(&dir, &never).unwrap();
+        let after_failure = read("power/control");
+        let meanwhile = awake(&dir, || fs::read_to_string(dir.join("power/control"))).unwrap();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(written, ("on".into(), "1".into()));
+        assert_eq!(written, ("auto".into(), "1".into()));
+        assert_eq!((after_failure, meanwhile), ("auto".into(), "on".into()));
         assert!(failed.is_err_and(|why| why.contains("has failed")));
     }
 }
