@@ -68,6 +68,9 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     let (made, error) = made?;
     facts.extend(context::changes(&facts, &context::read(&machine)));
     context::under_load(&mut facts, &machine, &loaded);
+    if plan.task.works.is_empty() {
+        context::without_work(&mut facts);
+    }
     let mut results = Results::of(&plan, made, facts);
     results.comparisons = comparisons::of(&results);
     let date = results.date.replace([':', 'Z'], "");

@@ -33,16 +33,28 @@ pub fn read(machine: &Machine) -> Vec<Fact> {
     facts
 }
 
-/// Judges the link while the work ran. A link that was slow before the work, and not while it ran,
-/// has slept, which changes no figure.
+/// Judges the link while the work ran. A link that was slow before the work, and mostly not while
+/// it ran, has slept, which changes no figure.
 pub fn under_load(facts: &mut Vec<Fact>, machine: &Machine, loaded: &link::Loaded) {
     let Some(fact) = link::loaded(machine, loaded) else {
         return;
     };
-    if fact.verdict == fact::Verdict::Good {
+    if fact.verdict != fact::Verdict::Invalid {
         facts.retain(|fact| fact.name != fact::LINK);
     }
     facts.push(fact);
+}
+
+/// Judges the link of a function without work: nothing wakes a link that sleeps, and the times of
+/// starts and resets depend little on its speed.
+pub fn without_work(facts: &mut [Fact]) {
+    for fact in facts.iter_mut().filter(|fact| fact.name == fact::LINK) {
+        if fact.verdict == fact::Verdict::Invalid {
+            fact.verdict = fact::Verdict::Poor;
+            fact.text
+                .push_str(" (the run has no work that wakes a link that sleeps)");
+        }
+    }
 }
 
 /// Judges what has changed during a run: the link, and throttled CPUs.

@@ -251,6 +251,39 @@ fn only_a_link_that_is_slow_under_load_is_invalid() {
         "{text}"
     );
     let (_, verdict, text, others) = judged(&[(16.0, 4), (8.0, 4), (16.0, 4)]);
+    assert!(verdict == Verdict::Poor && others == 0, "{text}");
+    assert!(text.contains("slower at 1 of 3 looks"), "{text}");
+    let slow = [
+        (16.0, 4),
+        (16.0, 2),
+        (8.0, 4),
+        (8.0, 4),
+        (16.0, 4),
+        (16.0, 4),
+    ];
+    let (_, verdict, text, others) = judged(&slow);
     assert!(verdict == Verdict::Invalid && others == 1, "{text}");
-    assert!(text.contains("8 GT/s x4 at 1 of 3 looks"), "{text}");
+    let wanted = "slower at 3 of 6 looks while the work ran, mostly 8 GT/s x4;";
+    assert!(text.contains(wanted), "{text}");
+}
+
+/// A function that is neither disk nor port has no work, so nobody looks under load.
+#[test]
+fn an_idle_link_makes_no_run_without_work_invalid() {
+    let tree = Tree::good();
+    let before = tree.read();
+    let speed = format!("sys/bus/pci/devices/{DISK}/current_link_speed");
+    tree.set(&speed, "2.5 GT/s PCIe");
+    let mut facts = tree.read();
+    facts.extend(changes(&before, &facts));
+    let of_link = |facts: &[Fact]| -> Vec<Verdict> {
+        let facts = facts.iter().filter(|fact| fact.name == fact::LINK);
+        facts.map(|fact| fact.verdict).collect()
+    };
+    assert_eq!(of_link(&facts), [Verdict::Invalid; 2]);
+    without_work(&mut facts);
+    assert_eq!(of_link(&facts), [Verdict::Poor; 2]);
+    let mut good = before.clone();
+    without_work(&mut good);
+    assert_eq!(good, before);
 }

@@ -45,7 +45,8 @@ fn find(devices: &Path, id: &FunctionId) -> Result<Option<PathBuf>> {
     Ok(paths.find(is_it))
 }
 
-/// Resets the function, and reboots the guest. Returns only if that fails.
+/// Resets the function if the guest has the host's, and reboots the guest. Returns only if that
+/// fails.
 pub(super) fn end(
     id: &FunctionId,
     is_assigned: bool,

@@ -45,7 +45,8 @@ impl Device {
     /// Finds the device and its disk or network port.
     ///
     /// # Errors
-    /// There is no such device, or it is a disk's or a port's and no driver of the host has it.
+    /// There is no such device, or it is a disk's or a port's and the host shows no such disk or
+    /// port.
     pub fn find(address: &str) -> Result<Self> {
         let bdf = match parse_address(address) {
             Ok(HostName::Pci(bdf)) => bdf,
@@ -85,7 +86,7 @@ impl Device {
             (None, [port]) => Ok(Unit::Port(port.clone())),
             (None, []) => match hidden().next() {
                 Some(path) => Err(path),
-                None => Ok(Unit::Function),
+                None => Ok(function(&bdf.to_string(), driver.as_deref(), &device.path)?),
             },
             (None, ports) => {
                 return Err(Error::new(format!(
@@ -183,6 +184,25 @@ impl Device {
     }
 }
 
+/// A function that shows neither a disk nor a network port.
+///
+/// # Errors
+/// Its class is that of a disk or a port: its user, whom nobody sees here, must not lose it.
+fn function(bdf: &str, driver: Option<&str>, path: &Path) -> Result<Unit> {
+    if !is_disk_or_port(path) {
+        return Ok(Unit::Function);
+    }
+    let driver = driver.unwrap_or("no driver");
+    Err(Error::new(format!(
+        "PCI device {bdf} ({driver}) is of a disk's or a network port's class, but shows neither \
+         a disk nor a network port here"
+    ))
+    .with_hint(
+        "a port may be in the network namespace of a container: lsns -t net; a controller without \
+         a disk has nothing to measure",
+    ))
+}
+
 /// Whether the class is that of a disk or of a network port (PCI Code and ID Assignment
 /// Specification, 1.2 and 1.3). Without the host's driver, such a device shows neither.
 fn is_disk_or_port(device: &Path) -> bool {
@@ -197,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_without_a_driver_is_known_by_its_class() {
+    fn a_device_that_shows_no_disk_and_no_port_is_known_by_its_class() {
         let dir = std::env::temp_dir().join(format!("bench-class-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         assert!(!is_disk_or_port(&dir));
@@ -209,6 +229,11 @@ mod tests {
         ] {
             fs::write(dir.join("class"), class).unwrap();
             assert_eq!(is_disk_or_port(&dir), wanted, "{class}");
+            // The same device with a driver, whose disk or port is not seen.
+            match function("0000:01:00.0", Some("e1000e"), &dir) {
+                Ok(unit) => assert!(!wanted && matches!(unit, Unit::Function), "{class}"),
+                Err(error) => assert!(wanted && error.to_string().contains("e1000e"), "{error}"),
+            }
         }
         fs::remove_dir_all(&dir).unwrap();
     }

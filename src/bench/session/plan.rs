@@ -305,7 +305,15 @@ mod tests {
     #[test]
     fn the_user_s_words_are_none_of_this_program_s() {
         assert!(check_words("").is_ok() && check_words("nokaslr console=ttyS0").is_ok());
-        for own in [guest::ANY_DISK, guest::RESTARTS, guest::SEED, guest::COUNT] {
+        for own in [
+            guest::ANY_DISK,
+            guest::RESTARTS,
+            guest::SEED,
+            guest::COUNT,
+            guest::LIFE,
+            guest::RESET,
+            guest::FIRST_WORK,
+        ] {
             assert!(check_words(&format!("quiet {own}")).is_err(), "{own}");
         }
     }

@@ -12,7 +12,7 @@ use crate::network::lent::Lent;
 use crate::network::macvtap::Macvtap;
 use crate::network::port::{self, Port};
 use crate::stop::STOP;
-use crate::subjects::trial::Trial;
+use crate::subjects::trial::{Trial, Works};
 use crate::work::task::{PortId, Target, Task};
 use crate::work::trial::{self, Opened};
 
@@ -36,8 +36,9 @@ pub fn trial(
             kernel: kernel.to_owned(),
             ..Trial::default()
         };
-        let mut heard = Ok(false);
+        let (mut heard, mut works) = (Ok(false), Works);
         trial::work(task, opened, seed, &STOP, &mut |message| {
+            works.hear(&message);
             heard = trial.hear(message);
         })?;
         heard.map(|_| trial)

@@ -12,7 +12,7 @@ use serde_json::json;
 use vmm::config::memory;
 
 use crate::error::{Error, Result};
-use crate::guest::{ANY_DISK, RESTARTS};
+use crate::guest::{ANY_DISK, RESET, RESTARTS};
 use crate::subjects::boot::Boot;
 use crate::subjects::memory::qemu as qemu_memory;
 use crate::subjects::mini_vmm::{Guest, in_memory};
@@ -84,17 +84,18 @@ impl Line<'_> {
 
     /// The kernel's parameters.
     fn cmdline(&self) -> String {
-        let mut any = match self.given {
-            Given::Disk(_) => ANY_DISK.to_owned(),
-            Given::Device | Given::Port { .. } => String::new(),
+        let mut own = match (self.given, self.boot) {
+            (Given::Disk(_), _) => ANY_DISK.to_owned(),
+            (Given::Device, Boot::Life) => RESET.to_owned(),
+            (Given::Device | Given::Port { .. }, _) => String::new(),
         };
         // Firecracker ends when its guest restarts by the keyboard controller.
         if self.peer == Peer::Firecracker {
-            any = format!("{any} reboot=k {RESTARTS}");
+            own = format!("{own} reboot=k {RESTARTS}");
         }
         let Self { guest, words, .. } = self;
         let text = format!(
-            "console=ttyS0 quiet loglevel=4 panic=-1 {} {words} {any}",
+            "console=ttyS0 quiet loglevel=4 panic=-1 {} {words} {own}",
             guest.cmdline
         );
         text.trim_end().to_owned()

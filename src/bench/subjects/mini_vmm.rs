@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{Context, Error, Result};
-use crate::guest::{COUNT, FIRST_WORK, LIFE, SEED};
+use crate::guest::{COUNT, FIRST_WORK, LIFE, RESET, SEED};
 use crate::subjects::affinity;
 use crate::subjects::boot::Boot;
 use crate::subjects::chains::Interrupts;
@@ -22,7 +22,7 @@ use crate::subjects::list::Change;
 use crate::subjects::program::Program;
 use crate::subjects::totals::Totals;
 use crate::subjects::tracing::Tracing;
-use crate::subjects::trial::Trial;
+use crate::subjects::trial::{Trial, Works};
 use crate::subjects::watch::Watch;
 use crate::work::task::{Message, Task};
 
@@ -112,7 +112,10 @@ impl Guest {
             Boot::First => self.tiny(),
             Boot::Work | Boot::Life => self.kernel.display().to_string(),
         };
-        let cmdline = format!("quiet loglevel=4 panic=-1 {} {words}", self.cmdline);
+        let mut cmdline = format!("quiet loglevel=4 panic=-1 {} {words}", self.cmdline);
+        if boot == Boot::Life {
+            cmdline = format!("{cmdline} {RESET}");
+        }
         let of_linux = [["--initrd", &initrd], ["--cmdline", &cmdline]];
         let of_linux = of_linux.iter().filter(|_| boot != Boot::First).flatten();
         let ends: &[&str] = if boot == Boot::Life {
@@ -278,7 +281,7 @@ fn listen(
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
     let limit = work + PATIENCE;
     let mut until = Instant::now() + limit;
-    let mut totals = Totals::default();
+    let (mut totals, mut works) = (Totals::default(), Works);
     while let Some(line) = vmm.line(until)? {
         let Some(message) = Message::in_line(&line)? else {
             continue;
@@ -296,7 +299,10 @@ fn listen(
         }
         match &mut watch {
             Some(watch) => watch.hear(vmm, &message)?,
-            None => trial.totals.extend(totals.hear(vmm, &message)),
+            None => {
+                works.hear(&message);
+                trial.totals.extend(totals.hear(vmm, &message));
+            }
         }
         if trial.hear(message)? {
             return Ok(());

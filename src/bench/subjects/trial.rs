@@ -15,6 +15,31 @@ pub static UNDER_WAY: AtomicU64 = AtomicU64::new(0);
 /// The last such number.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
+/// Hears when a kind of work of a timed turn is under way. A pass that counts has none: the guest
+/// sleeps in it before and after each kind of work, and the link may sleep, too.
+pub(super) struct Works;
+
+impl Works {
+    /// Hears a message of the subject.
+    pub(super) fn hear(&mut self, message: &Message) {
+        match message {
+            Message::Start { .. } => {
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+                UNDER_WAY.store(number, Ordering::Relaxed);
+            }
+            Message::Stopped { .. } => UNDER_WAY.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Works {
+    /// The turn is over, also by an error amid its work.
+    fn drop(&mut self) {
+        UNDER_WAY.store(0, Ordering::Relaxed);
+    }
+}
+
 /// What a turn gives.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
@@ -64,12 +89,11 @@ impl Trial {
                 zeros,
                 blocks,
             } => (self.sha256, self.zeros, self.blocks) = (sha256, zeros, blocks),
-            Message::Start { .. } => {
-                let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
-                UNDER_WAY.store(number, Ordering::Relaxed);
-            }
-            Message::Stopped { .. } => UNDER_WAY.store(0, Ordering::Relaxed),
-            Message::Init | Message::Reset { .. } | Message::Reboot => {}
+            Message::Init
+            | Message::Start { .. }
+            | Message::Stopped { .. }
+            | Message::Reset { .. }
+            | Message::Reboot => {}
             Message::Left { sha256 } => self.left_sha256 = Some(sha256),
             Message::Done(sample) => self.samples.push(sample),
             Message::End => return Ok(true),
@@ -104,5 +128,36 @@ impl Trial {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only this test hears [`Works`] here, so that nothing else changes the number.
+    #[test]
+    fn work_is_under_way_from_its_start_to_its_stop_or_the_turn_s_end() {
+        let now = || UNDER_WAY.load(Ordering::Relaxed);
+        let start = Message::Start {
+            work: "w".to_owned(),
+        };
+        let stop = Message::Stopped {
+            work: "w".to_owned(),
+            reads: 1,
+        };
+        // A pass that counts is heard by the trial alone.
+        Trial::default().hear(start.clone()).unwrap();
+        assert_eq!(now(), 0);
+        let mut works = Works;
+        works.hear(&start);
+        let first = now();
+        works.hear(&stop);
+        let between = now();
+        works.hear(&start);
+        let second = now();
+        drop(works);
+        assert!(first != 0 && between == 0 && second > first);
+        assert_eq!(now(), 0);
     }
 }

@@ -97,6 +97,32 @@ fn a_guest_reboots_only_where_that_is_measured() {
     }
 }
 
+/// Only the host's own device is reset: an emulated card's reset is no figure of the device.
+#[test]
+fn a_guest_resets_no_emulated_card() {
+    for (peer, resets) in [
+        (Peer::QemuVfio, true),
+        (Peer::QemuNvme, false),
+        (Peer::QemuVirtio, false),
+        (Peer::QemuE1000e, false),
+        (Peer::QemuVhost, false),
+    ] {
+        assert!(peer.reboots());
+        for boot in [Boot::Work, Boot::Life] {
+            let line = started(boot, peer, false, (RINGS, None));
+            let is_reset = line.contains("mini_vmm_bench.reset=1");
+            assert_eq!(is_reset, resets && boot == Boot::Life, "{line}");
+        }
+    }
+    for peer in [Peer::QemuE1000e, Peer::QemuVhost] {
+        let line = started(Boot::Life, peer, false, (RINGS, None));
+        assert!(!line.contains("-no-reboot"), "{line}");
+        has(&line, &["-kernel /boot/k ", "-netdev tap,id=port,fd=7"]);
+        let first = started(Boot::First, peer, false, (RINGS, None));
+        assert!(first.contains("-no-reboot") && !first.contains("-append"));
+    }
+}
+
 #[test]
 fn no_way_lets_the_guest_write_unless_the_disk_was_named() {
     for (peer, refused, permitted) in [
