@@ -12,7 +12,7 @@ use crate::session::destroy::Destroy;
 use crate::session::device::{Device, Unit};
 use crate::session::link::{End, Link};
 use crate::session::settings::Settings;
-use crate::session::{cpus, traced, ways};
+use crate::session::{cpus, ways};
 use crate::stats::stopping::Stopping;
 use crate::subjects;
 use crate::subjects::list::{Kind, Subject, subjects};
@@ -176,7 +176,7 @@ impl Plan {
 
     /// An estimate of the time of the passes that follow interrupts.
     pub(super) fn following(&self) -> Duration {
-        let guests = traced::subjects(self).count();
+        let guests = self.subjects.iter().filter(|s| s.is_followed()).count();
         GUEST_TURN * u32::try_from(guests).unwrap_or(u32::MAX)
     }
 

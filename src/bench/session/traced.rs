@@ -9,14 +9,8 @@ use crate::subjects::other::OtherVmm;
 
 /// The subjects whose guest has the device itself, each with its index.
 pub fn subjects(plan: &Plan) -> impl Iterator<Item = (usize, &Subject)> {
-    plan.subjects.iter().enumerate().filter(|(_, subject)| {
-        let has_device = match &subject.kind {
-            Kind::Host => false,
-            Kind::MiniVmm { .. } => true,
-            Kind::Peer { peer, .. } => peer.is_assigned() && peer.counts(),
-        };
-        has_device && subject.repeats.is_none()
-    })
+    let all = plan.subjects.iter().enumerate();
+    all.filter(|(_, subject)| subject.is_followed())
 }
 
 /// The interrupts of a subject.

@@ -69,6 +69,19 @@ pub struct Subject {
     pub kind: Kind,
 }
 
+impl Subject {
+    /// Whether its interrupts are followed: its guest has the device itself, and it repeats no
+    /// other subject.
+    pub fn is_followed(&self) -> bool {
+        let has_device = match &self.kind {
+            Kind::Host => false,
+            Kind::MiniVmm { .. } => true,
+            Kind::Peer { peer, .. } => peer.is_assigned() && peer.counts(),
+        };
+        has_device && self.repeats.is_none()
+    }
+}
+
 /// The host, each program, the first program with each change, each guest of another VMM, and the
 /// first program once more.
 pub fn subjects(

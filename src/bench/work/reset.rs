@@ -32,7 +32,7 @@ pub fn time(device: &Path, stop: &AtomicBool) -> Result<std::result::Result<Dura
     let path = device.to_owned();
     thread::spawn(move || {
         // Nobody listens any more if the time is over.
-        let _ = sender.send(awake(&path, || {
+        let _ = sender.send(without_sleep(&path, || {
             let started = Instant::now();
             fs::write(path.join("reset"), "1")?;
             Ok(started.elapsed())
@@ -62,7 +62,7 @@ pub fn time(device: &Path, stop: &AtomicBool) -> Result<std::result::Result<Dura
 
 /// Does `work` while the function may not sleep: one that sleeps would be woken first, as a part of
 /// the reset. A kernel without power management (CONFIG_PM) lets none sleep.
-fn awake<T>(device: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+fn without_sleep<T>(device: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let control = device.join("power/control");
     let before = match fs::read_to_string(&control) {
         Ok(before) => before,
@@ -99,7 +99,8 @@ mod tests {
         fs::create_dir(dir.join("reset")).unwrap();
         let failed = time(&dir, &never).unwrap();
         let after_failure = read("power/control");
-        let meanwhile = awake(&dir, || fs::read_to_string(dir.join("power/control"))).unwrap();
+        let meanwhile =
+            without_sleep(&dir, || fs::read_to_string(dir.join("power/control"))).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(written, ("auto".into(), "1".into()));
         assert_eq!((after_failure, meanwhile), ("auto".into(), "on".into()));
