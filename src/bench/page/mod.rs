@@ -6,7 +6,6 @@
 //! | `rows` | a plot of a row for each subject: a value with its interval |
 //! | `tails` | a plot of how many reads took longer than a time |
 //! | `axis` | a logarithmic axis |
-//! | `anchors` | published figures |
 //! | `escape` | text in HTML |
 
 mod axis;

@@ -101,7 +101,8 @@ pub fn moments(results: &Results) -> Table {
 pub fn interrupts(results: &Results) -> Table {
     let mut table = Table::new(&[
         "subject",
-        "interrupts",
+        "runs of the handler",
+        "followed",
         "to KVM's message",
         "to the injection",
     ]);
@@ -115,6 +116,7 @@ pub fn interrupts(results: &Results) -> Table {
         let mut row = vec![
             name(results, of.subject),
             of.handled.to_string(),
+            times.len().to_string(),
             us(of.message_us),
             us(of.injected_us),
         ];

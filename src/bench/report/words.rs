@@ -86,11 +86,12 @@ pub fn notes(results: &Results) -> Vec<String> {
     }
     let mut counts = results.counts.iter();
     if !results.counts.is_empty() && counts.all(|count| count.costs.guest_cycles.is_none()) {
-        notes.push(
-            "No PMU: this kernel offers no counter of the processor's cycles, so those of guest \
-             and host are not told apart."
-                .into(),
-        );
+        let mut whys = results.counts.iter().filter_map(|c| c.no_cycles.as_deref());
+        notes.push(format!(
+            "No counter of the processor's cycles ({}), so those of guest and host are not told \
+             apart.",
+            whys.next().unwrap_or("the run does not say why")
+        ));
     }
     notes.extend(agreement::notes(results));
     notes.extend(results.checks.iter().map(CrossCheck::in_words));
@@ -152,8 +153,9 @@ pub const INTERRUPTS_HEAD: &str = "Interrupts in the host's kernel";
 /// What the table of interrupts has.
 pub const INTERRUPTS: &str = "From the moment at which VFIO's handler of the message runs: \
     the medians until KVM gets the message and until KVM injects it into the guest, and \
-    percentiles of the latter. By the kernel's own events, in a pass of its own in which no time \
-    of any other table was taken; recording costs a little of each time.";
+    percentiles of the latter. An interrupt whose vector is not injected before the handler runs \
+    again is not followed, and has no time here. By the kernel's own events, in a pass of its own \
+    in which no time of any other table was taken; recording costs a little of each time.";
 
 /// What the table of costs has.
 pub const COSTS: &str = "Counted in a pass of its own, less what a window without reads costs. \

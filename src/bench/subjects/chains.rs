@@ -10,9 +10,9 @@ use crate::stats::latency::Latencies;
 pub(super) enum Step {
     /// VFIO's handler runs (`irq_handler_entry`).
     Handler,
-    /// KVM gets a message with a vector (`kvm_msi_set_irq`).
+    /// KVM gets a message with a vector (`kvm_msi_set_irq`), of this virtual machine or of another.
     Message(u64),
-    /// KVM injects a vector (`kvm_inj_virq`).
+    /// KVM injects a vector into this virtual machine (`kvm_inj_virq`).
     Injected(u64),
 }
 
@@ -24,7 +24,8 @@ pub struct Interrupts {
     pub subject: usize,
     /// How often VFIO's handler ran for the device.
     pub handled: u64,
-    /// The median time from the handler to KVM's message.
+    /// The median time from the handler to KVM's message: of the interrupts that are followed to
+    /// their injection or, if there are none, of the first message after each run of the handler.
     pub message_us: Option<f64>,
     /// The median time from the handler to the injection.
     pub injected_us: Option<f64>,
@@ -36,42 +37,56 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Those of steps in the order of their times. An interrupt counts if KVM gets its message and
-    /// injects the vector before the handler runs again.
+    /// Those of steps in the order of their times. An interrupt is followed if KVM gets its message
+    /// and injects the vector before the handler runs again. The messages of other virtual machines
+    /// are among the steps, and their vectors are not injected into this one.
     pub(super) fn of(steps: &[(u64, Step)]) -> Self {
         let (mut messages, mut injections) = (Latencies::default(), Latencies::default());
+        // The first message after each run of the handler, whosever it is.
+        let mut any = Latencies::default();
         let mut handled = 0;
-        // When the handler ran, and the vector of the message.
-        let mut now: Option<(u64, Option<u64>)> = None;
+        // When the handler ran, and the messages since, which are few.
+        let mut now: Option<(u64, Vec<(u64, u64)>)> = None;
         for (time, step) in steps {
-            match (*step, now) {
+            match (*step, &mut now) {
                 (Step::Handler, _) => {
                     handled += 1;
-                    now = Some((*time, None));
+                    now = Some((*time, Vec::new()));
                 }
-                (Step::Message(vector), Some((began, None))) => {
-                    messages.add(time - began);
-                    now = Some((began, Some(vector)));
+                (Step::Message(vector), Some((began, since))) => {
+                    if since.is_empty() {
+                        any.add(time - *began);
+                    }
+                    since.push((vector, *time));
                 }
-                (Step::Injected(vector), Some((began, Some(of_message))))
-                    if vector == of_message =>
-                {
-                    injections.add(time - began);
-                    now = None;
+                (Step::Injected(vector), Some((began, since))) => {
+                    let mut since = since.iter();
+                    if let Some((_, message)) = since.find(|(of, _)| *of == vector) {
+                        messages.add(message - *began);
+                        injections.add(time - *began);
+                        now = None;
+                    }
                 }
-                _ => {}
+                (_, None) => {}
             }
+        }
+        if injections.is_empty() {
+            messages = any;
         }
         let us = |times: &Latencies| times.median().map(|ns| ns as f64 / 1000.0);
         let why = match (handled, messages.len(), injections.len()) {
-            (0, ..) => Some("the device has sent no message while the events were recorded"),
-            (_, 0, _) => Some(
-                "KVM has got no message in the kernel: the device has an interrupt pin, or its \
-                 interrupts are posted without the host",
+            (0, ..) => Some(
+                "VFIO's handler of a message has not run: the device has sent no message, has an \
+                 interrupt pin, or its messages go to the guest without the host (posted \
+                 interrupts)",
             ),
-            (.., 0) => {
-                Some("KVM has injected none: the interrupts are posted, which makes no exit")
-            }
+            (_, 0, _) => Some(
+                "VFIO's handler has run, and KVM has got no message before the handler's next run",
+            ),
+            (.., 0) => Some(
+                "KVM has injected none of the messages: it posts them, which makes no exit; the \
+                 time to the message holds if no other virtual machine has run meanwhile",
+            ),
             _ => None,
         };
         Self {
@@ -127,11 +142,36 @@ mod tests {
         assert_eq!((all.message_us, all.why), (Some(0.4), None));
     }
 
+    /// Another virtual machine gets messages between the handler and this one's message.
+    #[test]
+    fn a_message_of_another_machine_is_none_of_this_one() {
+        let steps = [
+            (1000, Step::Handler),
+            (1100, Step::Message(50)),
+            (1400, Step::Message(33)),
+            (1500, Step::Message(33)),
+            (2000, Step::Injected(33)),
+            (3000, Step::Handler),
+            (3001, Step::Message(50)),
+        ];
+        let all = Interrupts::of(&steps);
+        assert_eq!(
+            (all.handled, all.histogram.as_slice()),
+            (2, &[(1000, 1)][..])
+        );
+        assert_eq!((all.message_us, all.injected_us), (Some(0.4), Some(1.0)));
+    }
+
     #[test]
     fn what_is_missing_is_told() {
         let why = |steps: &[(u64, Step)]| Interrupts::of(steps).why.unwrap();
-        assert!(why(&[(1, Step::Injected(33))]).contains("no message"));
-        assert!(why(&[(1, Step::Handler)]).contains("pin"));
-        assert!(why(&[(1, Step::Handler), (2, Step::Message(33))]).contains("posted"));
+        let none = why(&[(1, Step::Injected(33))]);
+        for word in ["no message", "pin", "posted"] {
+            assert!(none.contains(word), "{none}");
+        }
+        assert!(why(&[(1, Step::Handler)]).contains("KVM has got no message"));
+        let posted = [(1, Step::Handler), (101, Step::Message(33))];
+        assert!(why(&posted).contains("no other virtual machine"));
+        assert_eq!(Interrupts::of(&posted).message_us, Some(0.1));
     }
 }

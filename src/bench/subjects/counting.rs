@@ -31,7 +31,7 @@ pub(super) enum Source {
 /// What is counted.
 pub(super) struct Counting {
     source: Source,
-    cycles: Option<Cycles>,
+    cycles: std::result::Result<Cycles, String>,
     before: Costs,
     counts: Vec<Count>,
 }
@@ -41,7 +41,7 @@ impl Counting {
     pub(super) fn by(source: Source) -> Self {
         Self {
             source,
-            cycles: None,
+            cycles: Err("the guest has not begun".into()),
             before: Costs::default(),
             counts: Vec::new(),
         }
@@ -57,8 +57,8 @@ impl Counting {
     fn heard(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
         match message {
             Message::Start { work } if work == IDLE => {
-                // Where there are no counters, the report says so.
-                self.cycles = Cycles::start(&process(vmm)).ok();
+                // Where there are no counters, the report says why.
+                self.cycles = Cycles::start(&process(vmm)).map_err(|e| e.to_string());
                 self.before = self.read(vmm)?;
             }
             Message::Start { .. } => self.before = self.read(vmm)?,
@@ -68,6 +68,7 @@ impl Counting {
                     subject: 0,
                     work: work.clone(),
                     reads: *reads,
+                    no_cycles: self.cycles.as_ref().err().cloned(),
                     costs,
                 });
             }
@@ -82,7 +83,15 @@ impl Counting {
             Source::Report(file) => Costs::of(&report(file, vmm)?, &process),
             Source::Monitor(monitor) => Costs::of_kvm(monitor.counters()?, &process),
         };
-        let cycles = self.cycles.as_ref().and_then(|cycles| cycles.read().ok());
+        let read = self.cycles.as_ref().map(Cycles::read);
+        let cycles = match read {
+            Ok(Ok(cycles)) => Some(cycles),
+            Ok(Err(error)) => {
+                self.cycles = Err(error.to_string());
+                None
+            }
+            Err(_) => None,
+        };
         Ok(Costs {
             guest_cycles: cycles.map(|(guest, _)| guest),
             host_cycles: cycles.map(|(_, host)| host),

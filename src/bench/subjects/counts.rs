@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,7 +24,8 @@ pub struct Costs {
     pub wakeups: Option<u64>,
     /// CPU time of the virtual CPUs in nanoseconds, with the guest's own.
     pub vcpu_ns: u64,
-    /// CPU time of the VMM's other threads in nanoseconds, with the kernel's that work for it.
+    /// CPU time of the VMM's other threads in nanoseconds, with the kernel's that work for it. Of a
+    /// thread that ends while the work runs, the time since the work's start is not known.
     pub vmm_ns: u64,
     /// The same by the threads' names, without the numbers at their ends.
     #[serde(default)]
@@ -39,6 +40,9 @@ pub struct Costs {
     /// KVM_GET_STATS_FD): kinds of exits, and interrupts.
     #[serde(default)]
     pub kvm: BTreeMap<String, u64>,
+    /// The time of each thread until now, which no file has.
+    #[serde(skip)]
+    pub(super) times: Times,
 }
 
 /// The costs of one kind of work by one subject.
@@ -53,6 +57,9 @@ pub struct Count {
     pub reads: u64,
     /// What they cost.
     pub costs: Costs,
+    /// Why the processor's cycles were not counted.
+    #[serde(default)]
+    pub no_cycles: Option<String>,
 }
 
 impl Costs {
@@ -69,16 +76,18 @@ impl Costs {
             });
             since.collect()
         };
+        let (vcpu_ns, threads) = sums(&self.times, &before.times);
         Self {
             vmm_exits: less(self.vmm_exits, before.vmm_exits),
             kvm_exits: less(self.kvm_exits, before.kvm_exits),
             wakeups: less(self.wakeups, before.wakeups),
-            vcpu_ns: self.vcpu_ns.saturating_sub(before.vcpu_ns),
-            vmm_ns: self.vmm_ns.saturating_sub(before.vmm_ns),
-            threads: each(&self.threads, &before.threads),
+            vcpu_ns,
+            vmm_ns: threads.values().sum(),
+            threads,
             guest_cycles: less(self.guest_cycles, before.guest_cycles),
             host_cycles: less(self.host_cycles, before.host_cycles),
             kvm: each(&self.kvm, &before.kvm),
+            times: Times::default(),
         }
     }
 
@@ -108,7 +117,8 @@ impl Costs {
 
     /// The costs until now, by KVM's counters and the threads of a process.
     pub(super) fn of_kvm(kvm: BTreeMap<String, u64>, process: &Path) -> Self {
-        let (vcpu_ns, threads) = cpu_times(process);
+        let times = cpu_times(process);
+        let (vcpu_ns, threads) = sums(&times, &Times::default());
         Self {
             vmm_exits: None,
             kvm_exits: kvm.get("exits").copied(),
@@ -119,29 +129,45 @@ impl Costs {
             guest_cycles: None,
             host_cycles: None,
             kvm,
+            times,
         }
     }
 }
 
-/// CPU time of the virtual CPUs' threads, and of the others by name
-/// (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat).
-fn cpu_times(process: &Path) -> (u64, BTreeMap<String, u64>) {
+/// The CPU time of each thread in nanoseconds by its directory in /proc, with its kind; that of a
+/// virtual CPU has none.
+type Times = BTreeMap<PathBuf, (Option<String>, u64)>;
+
+/// What the threads of virtual CPUs, and the others by kind, have run since an earlier moment. A
+/// thread is compared with itself alone: the past of one that has ended is nobody's.
+fn sums(now: &Times, before: &Times) -> (u64, BTreeMap<String, u64>) {
     let (mut vcpus, mut others) = (0, BTreeMap::new());
-    for task in workers::all(process) {
-        let text = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
-        let (name, time) = (text("comm"), text("schedstat"));
-        let time = time.split(' ').next().and_then(|time| time.parse().ok());
-        let time: u64 = time.unwrap_or(0);
-        match affinity::number(name.trim()).is_some() {
-            true => vcpus += time,
-            false => {
-                *others
-                    .entry(workers::kind(name.trim()).to_owned())
-                    .or_default() += time
-            }
+    for (thread, (kind, time)) in now {
+        let past = before.get(thread).map_or(0, |(_, past)| *past);
+        // The number of a thread that has ended may be another's now.
+        let time = time.checked_sub(past).unwrap_or(*time);
+        match kind {
+            None => vcpus += time,
+            Some(kind) => *others.entry(kind.clone()).or_default() += time,
         }
     }
     (vcpus, others)
+}
+
+/// CPU times of all threads that work for a process (Documentation/scheduler/sched-stats.rst,
+/// /proc/PID/schedstat).
+fn cpu_times(process: &Path) -> Times {
+    let times = workers::all(process).into_iter().filter_map(|task| {
+        let text = |name: &str| fs::read_to_string(task.join(name)).ok();
+        let (name, time) = (text("comm")?, text("schedstat")?);
+        let time = time.split(' ').next()?.parse().ok()?;
+        let kind = match affinity::number(name.trim()) {
+            Some(_) => None,
+            None => Some(workers::kind(name.trim()).to_owned()),
+        };
+        Some((task, (kind, time)))
+    });
+    times.collect()
 }
 
 #[cfg(test)]
@@ -199,15 +225,25 @@ mod tests {
                 guest_cycles: None,
                 host_cycles: None,
                 kvm: kvm.clone(),
+                times: costs.times.clone(),
             }
         );
         fs::write(dir.join("task/6/schedstat"), "1234 1 2\n").unwrap();
+        // A thread ends with its past, and another of its kind begins.
+        fs::remove_dir_all(dir.join("task/5")).unwrap();
+        fs::create_dir_all(dir.join("task/8")).unwrap();
+        fs::write(dir.join("task/8/comm"), "iou-wrk-1\n").unwrap();
+        fs::write(dir.join("task/8/schedstat"), "40 1 2\n").unwrap();
         let later = Costs::of(&json!({ "exits": { "total": 60 } }), &dir).since(&costs);
         assert_eq!(
             (later.vmm_exits, later.kvm_exits, later.vcpu_ns),
             (Some(10), None, 0)
         );
-        assert_eq!((later.vmm_ns, later.threads["vhost"]), (234, 234));
+        assert_eq!((later.vmm_ns, later.threads["vhost"]), (274, 234));
+        assert_eq!(
+            (later.threads["iou-wrk"], later.threads["mini-vmm"]),
+            (40, 0)
+        );
         let other = Costs::of_kvm(kvm, &dir);
         assert_eq!((other.vmm_exits, other.kvm_exits), (None, Some(411)));
         assert_eq!(other.since(&costs).kvm["halt_exits"], 0);

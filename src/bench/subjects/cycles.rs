@@ -47,8 +47,19 @@ impl Cycles {
         for task in fs::read_dir(process.join("task"))?.flatten() {
             let thread = task.file_name().to_string_lossy().parse();
             let Ok(thread) = thread else { continue };
-            guest.push(open(thread, EXCLUDE_HOST | EXCLUDE_HV)?);
-            host.push(open(thread, EXCLUDE_GUEST | EXCLUDE_HV)?);
+            let both = open(thread, EXCLUDE_HOST | EXCLUDE_HV).and_then(|of_guest| {
+                let of_host = open(thread, EXCLUDE_GUEST | EXCLUDE_HV)?;
+                Ok((of_guest, of_host))
+            });
+            match both {
+                Ok((of_guest, of_host)) => {
+                    guest.push(of_guest);
+                    host.push(of_host);
+                }
+                // The thread has ended since the list was read.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Self { guest, host })
     }
@@ -106,11 +117,32 @@ mod tests {
         assert_eq!(std::mem::offset_of!(Attributes, flags), 40);
     }
 
+    /// No thread has a number above the kernel's limit, PID_MAX_LIMIT (include/linux/threads.h).
+    #[test]
+    fn a_thread_that_has_ended_is_left_out() {
+        let dir = std::env::temp_dir().join(format!("bench-cycles-{}", std::process::id()));
+        fs::create_dir_all(dir.join("task/2000000000")).unwrap();
+        let cycles = Cycles::start(&dir);
+        fs::remove_dir_all(&dir).unwrap();
+        match cycles {
+            Ok(cycles) => assert_eq!(cycles.read().unwrap(), (0, 0)),
+            // The kernel looks for permission before it looks for the thread.
+            Err(error) => {
+                assert_ne!(error.raw_os_error(), Some(libc::ESRCH));
+                println!("SKIPPED: no counter of the processor's cycles: {error}");
+            }
+        }
+    }
+
     /// This process runs no guest. Many machines have no counters, or permit none.
     #[test]
     fn a_process_without_a_guest_has_cycles_of_the_host_alone() {
-        let Ok(cycles) = Cycles::start(Path::new("/proc/self")) else {
-            return;
+        let cycles = match Cycles::start(Path::new("/proc/self")) {
+            Ok(cycles) => cycles,
+            Err(error) => {
+                println!("SKIPPED: no counter of the processor's cycles: {error}");
+                return;
+            }
         };
         let (guest, before) = cycles.read().unwrap();
         let mut work = 1u64;

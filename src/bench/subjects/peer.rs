@@ -175,16 +175,20 @@ impl Peer {
     }
 
     /// What the guest's modules know the disk or port by; empty if it is the host's device itself.
+    /// A device of virtio has two numbers: QEMU's on the root bus also has virtio's older interface
+    /// (Virtual I/O Device 1.2, 4.1.2.1: a transitional device).
     pub fn modaliases(self) -> &'static [&'static str] {
         match self {
             _ if self.is_assigned() => &[],
             Self::QemuE1000e => &["pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00"],
             Self::QemuVhost => &[
+                "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00",
                 "pci:v00001AF4d00001041sv00001AF4sd00001100bc02sc00i00",
                 "virtio:d00000001v00001AF4",
             ],
             Self::QemuNvme => &["pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02"],
             _ => &[
+                "pci:v00001AF4d00001001sv00001AF4sd00000002bc01sc00i00",
                 "pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc00i00",
                 "virtio:d00000002v00001AF4",
             ],
