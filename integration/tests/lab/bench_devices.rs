@@ -27,7 +27,6 @@ pub fn all() -> Vec<Scenario> {
                 "-device",
                 "qemu-xhci,id=usb,addr=8",
             ])
-            .qemu(&["-device", "usb-hub,bus=usb.0"])
             .script(script(), check),
     ]
 }
@@ -120,9 +119,11 @@ fn moments(name: &str, report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The controller interrupts while its driver starts. Interrupts of the teaching device, on
-/// command, and of the disk, one at a time, are followed to their injection. How many are depends
-/// on how fast this machine is: one is not followed if the next comes before its injection.
+/// Interrupts of the teaching device, on command, and of the disk, one at a time, are followed to
+/// their injection. How many are depends on how fast this machine is: one is not followed if the
+/// next comes before its injection. The controller has nothing plugged in, because QEMU's goes on
+/// with what its last driver has told it until the next one resets it, and the IOMMU refuses that.
+/// So it may have no interrupt, and the report says why.
 fn interrupts(name: &str, report: &Value) -> Result<()> {
     let all = report["interrupts"].as_array().cloned().unwrap_or_default();
     expect(all.len() == 1, || format!("{name}: {all:?}"))?;
@@ -131,10 +132,10 @@ fn interrupts(name: &str, report: &Value) -> Result<()> {
     let histogram = of["histogram"].as_array().into_iter().flatten();
     let followed: u64 = histogram.filter_map(|pair| pair[1].as_u64()).sum();
     let (message, injected) = (of["message_us"].as_f64(), of["injected_us"].as_f64());
-    let fits = match name {
-        "xhci" => handled > 0 && followed > 0,
-        _ => handled >= followed && followed > 10,
-    };
+    if name == "xhci" && of["why"].is_string() {
+        return Ok(());
+    }
+    let fits = handled >= followed && followed > if name == "xhci" { 0 } else { 10 };
     let in_order = message > Some(0.0) && injected > message;
     expect(fits && in_order, || format!("{name}: {followed} in {of}"))
 }
